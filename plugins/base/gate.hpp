@@ -1,0 +1,51 @@
+#pragma once
+// SPDX-License-Identifier: BSD-3-Clause
+// Gate: counts work in flight, and ends it in order. After close() nobody new
+// enters; drain() waits, bounded, until those inside have left.
+//
+// Threads  any; close() and drain() may race with enter().
+
+#include <chrono>
+#include <cstdint>
+#include <optional>
+#include <utility>
+
+#include "plugins/base/mutex.hpp"
+
+namespace nbd_remap {
+
+class Gate {
+ public:
+  // Held while one piece of work runs.
+  class Pass {
+   public:
+    Pass(Pass&& other) noexcept : gate_(std::exchange(other.gate_, nullptr)) {}
+    Pass& operator=(Pass&&) = delete;
+    ~Pass() {
+      if (gate_) gate_->leave();
+    }
+
+   private:
+    friend class Gate;
+    explicit Pass(Gate* gate) : gate_(gate) {}
+    Gate* gate_;
+  };
+
+  // Empty once the gate is closed.
+  std::optional<Pass> enter();
+  void close();
+  // True when nobody is inside; false when the time was up first.
+  bool drain(std::chrono::milliseconds bound);
+  std::uint64_t inside() const;
+  bool closed() const;
+
+ private:
+  void leave();
+
+  mutable Mutex mu_;
+  CondVar empty_;
+  std::uint64_t inside_ GUARDED_BY(mu_) = 0;
+  bool closed_ GUARDED_BY(mu_) = false;
+};
+
+}  // namespace nbd_remap
