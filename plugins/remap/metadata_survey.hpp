@@ -1,0 +1,75 @@
+#pragma once
+// SPDX-License-Identifier: BSD-3-Clause
+// Reads both copies of a SPARE's metadata, says in words what is damaged, and
+// decides which copy to believe. Writes nothing. The server, check and dump
+// all stand on this one reader.
+//
+// What a crash alone can leave (no damage): a log whose last record is torn
+// or missing in one copy, and a checkpoint under way in the older area.
+// Everything else that does not fit is damage:
+//   (1) a record after a gap: a later record of the same log is there;
+//   (2) the newest checkpoint has a valid header but another body (headers are
+//       written after their body is durable);
+//   (3) entries that contradict one another or lie outside the volume.
+// A sound copy that is behind what the damaged one shows by more than one
+// record is not believed either: a record reaches both copies before the next
+// one is begun, unless a superblock says that a copy fell out of step.
+
+#include <array>
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "plugins/backend/backend.hpp"
+#include "plugins/remap/remap_format.hpp"
+#include "plugins/remap/remap_table.hpp"
+
+namespace nbd_remap {
+
+// The map as of one sequence number.
+struct MapState {
+  std::vector<RemapEntry> entries;  // sorted by block
+  std::vector<SlotNo> retired;      // sorted
+};
+
+struct CopySurvey {
+  std::optional<Superblock> superblock;
+  std::vector<std::string> damages;  // empty: sound
+  bool in_step = true;               // as the newest superblock says
+
+  // Of the newest checkpoint with a whole body, and the log after it.
+  unsigned area = 0;
+  std::uint64_t checkpoint_sequence = 0;
+  std::uint64_t log_length = 0;  // records that follow it without a gap
+  std::uint64_t last_sequence = 0;
+  bool closed = false;  // the last record says that a server stopped in order
+  MapState state;
+
+  // Of anything with a valid checksum, damaged or not.
+  std::uint64_t max_sequence_seen = 0;
+
+  bool sound() const { return damages.empty(); }
+};
+
+struct MetadataSurvey {
+  Superblock superblock;             // the newest
+  std::array<CopySurvey, 2> copies;  // by CopyIndex
+  std::optional<CopyIndex> best;     // empty: no copy can be believed
+  std::string refusal;               // then: why, in words
+
+  const CopySurvey& copy(CopyIndex c) const {
+    return copies[static_cast<std::size_t>(c)];
+  }
+  const CopySurvey& chosen() const { return copy(*best); }
+  std::uint64_t max_sequence_seen() const;
+  // Both copies hold the same; nothing to mend.
+  bool copies_agree() const;
+};
+
+// Error: neither superblock can be used (ENODATA: never formatted; EUCLEAN:
+// damaged; EPROTONOSUPPORT: of a format this build does not know), or SPARE
+// cannot be read at all (class transport).
+Result<MetadataSurvey> survey_metadata(Backend& spare);
+
+}  // namespace nbd_remap

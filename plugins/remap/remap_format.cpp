@@ -1,0 +1,363 @@
+// SPDX-License-Identifier: BSD-3-Clause
+#include "plugins/remap/remap_format.hpp"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <boost/endian/conversion.hpp>
+#include <boost/uuid/random_generator.hpp>
+#include <boost/uuid/string_generator.hpp>
+#include <boost/uuid/uuid_io.hpp>
+#include <cerrno>
+#include <cstring>
+
+#include "plugins/base/crc32c.hpp"
+
+namespace nbd_remap {
+namespace {
+
+constexpr std::size_t kCrcOffset = 8;
+constexpr char kSuperblockMagic[] = "NBDREMAP";
+constexpr char kRecordMagic[] = "NBDRLOGR";
+constexpr char kCheckpointMagic[] = "NBDRCKPT";
+constexpr std::uint64_t kSlotMask = (std::uint64_t{1} << 56) - 1;
+
+unsigned char* at(Bytes b, std::size_t offset) {
+  return reinterpret_cast<unsigned char*>(b.subspan(offset).data());
+}
+const unsigned char* at(ConstBytes b, std::size_t offset) {
+  return reinterpret_cast<const unsigned char*>(b.subspan(offset).data());
+}
+void put16(Bytes b, std::size_t o, std::uint16_t v) {
+  boost::endian::store_little_u16(at(b, o), v);
+}
+void put32(Bytes b, std::size_t o, std::uint32_t v) {
+  boost::endian::store_little_u32(at(b, o), v);
+}
+void put64(Bytes b, std::size_t o, std::uint64_t v) {
+  boost::endian::store_little_u64(at(b, o), v);
+}
+std::uint32_t get32(ConstBytes b, std::size_t o) {
+  return boost::endian::load_little_u32(at(b, o));
+}
+std::uint64_t get64(ConstBytes b, std::size_t o) {
+  return boost::endian::load_little_u64(at(b, o));
+}
+void put_uuid(Bytes b, std::size_t o, const Uuid& uuid) {
+  std::memcpy(at(b, o), uuid.data(), uuid.size());
+}
+Uuid get_uuid(ConstBytes b, std::size_t o) {
+  Uuid uuid{};
+  std::memcpy(uuid.data(), at(b, o), uuid.size());
+  return uuid;
+}
+void put_text(Bytes b, std::size_t o, std::size_t room,
+              const std::string& text) {
+  std::memcpy(at(b, o), text.data(), std::min(room, text.size()));
+}
+std::string get_text(ConstBytes b, std::size_t o, std::size_t room) {
+  const char* p = reinterpret_cast<const char*>(at(b, o));
+  return {p, strnlen(p, room)};
+}
+
+// The checksum covers every byte but its own four, which count as zero.
+std::uint32_t crc_of(ConstBytes b) {
+  std::vector<std::byte> copy(b.begin(), b.end());
+  put32(copy, kCrcOffset, 0);
+  return crc32c(copy);
+}
+void seal(Bytes b) { put32(b, kCrcOffset, crc_of(b)); }
+
+Error damaged(const char* words) {
+  return make_error(ErrorClass::medium, EUCLEAN, words);
+}
+
+// Empty when magic and checksum are right.
+std::optional<Error> check_sealed(ConstBytes b, const char* magic,
+                                  std::size_t min_bytes) {
+  if (b.size() < min_bytes) return damaged("too short");
+  if (std::all_of(b.begin(), b.end(),
+                  [](std::byte x) { return x == std::byte{}; }))
+    return damaged("never written (all zero)");
+  if (std::memcmp(b.data(), magic, 8) != 0) return damaged("wrong magic");
+  if (get32(b, kCrcOffset) != crc_of(b)) return damaged("wrong checksum");
+  return std::nullopt;
+}
+
+std::uint64_t log_records_for(std::uint64_t slots) {
+  return std::clamp<std::uint64_t>(slots / 64, 64, 2048);
+}
+
+Layout layout_for(std::uint64_t spare_bytes, std::uint32_t block_bytes,
+                  std::uint64_t slots) {
+  Layout layout;
+  layout.spare_bytes = spare_bytes;
+  layout.block_bytes = block_bytes;
+  layout.slots = slots;
+  layout.log_records = log_records_for(slots);
+  layout.checkpoint_bytes =
+      block_bytes + round_up((2 * slots + 64) * kEntryBytes, block_bytes);
+  return layout;
+}
+
+std::uint64_t copy_bytes(const Layout& l) {
+  return 2 * l.checkpoint_bytes + l.log_records * l.block_bytes;
+}
+
+std::uint64_t bytes_needed(const Layout& l) {
+  return 2 * (kSuperblockPlaceBytes + copy_bytes(l)) + l.slots * l.block_bytes;
+}
+
+}  // namespace
+
+Uuid random_uuid() {
+  const boost::uuids::uuid u = boost::uuids::random_generator()();
+  Uuid uuid{};
+  std::copy(u.begin(), u.end(), uuid.begin());
+  return uuid;
+}
+
+std::string uuid_text(const Uuid& uuid) {
+  boost::uuids::uuid u{};
+  std::copy(uuid.begin(), uuid.end(), u.begin());
+  return boost::uuids::to_string(u);
+}
+
+std::optional<Uuid> parse_uuid(const std::string& text) {
+  try {
+    const boost::uuids::uuid u = boost::uuids::string_generator()(text);
+    Uuid uuid{};
+    std::copy(u.begin(), u.end(), uuid.begin());
+    if (uuid_text(uuid).size() != text.size()) return std::nullopt;
+    return uuid;
+  } catch (const std::runtime_error&) {
+    return std::nullopt;
+  }
+}
+
+const char* copy_name(CopyIndex copy) {
+  return copy == CopyIndex::head ? "head copy" : "tail copy";
+}
+
+std::uint64_t Layout::entry_capacity() const {
+  return (checkpoint_bytes - block_bytes) / kEntryBytes;
+}
+
+std::size_t Layout::entries_per_record() const {
+  return (block_bytes - kRecordHeaderBytes) / kEntryBytes;
+}
+
+DeviceOffset superblock_place(std::uint64_t spare_bytes, CopyIndex copy) {
+  if (copy == CopyIndex::head) return DeviceOffset{0};
+  return DeviceOffset{round_down(spare_bytes, kSuperblockPlaceBytes) -
+                      kSuperblockPlaceBytes};
+}
+
+DeviceOffset Layout::superblock(CopyIndex copy) const {
+  return superblock_place(spare_bytes, copy);
+}
+
+DeviceOffset Layout::checkpoint(CopyIndex copy, unsigned area) const {
+  const std::uint64_t base =
+      copy == CopyIndex::head
+          ? kSuperblockPlaceBytes
+          : superblock_place(spare_bytes, copy).value - copy_bytes(*this);
+  return DeviceOffset{base + area * checkpoint_bytes};
+}
+
+DeviceOffset Layout::record(CopyIndex copy, std::uint64_t position) const {
+  return DeviceOffset{checkpoint(copy, 2).value + position * block_bytes};
+}
+
+DeviceOffset Layout::slot(SlotNo slot) const {
+  return DeviceOffset{record(CopyIndex::head, log_records).value +
+                      slot.value * block_bytes};
+}
+
+std::optional<Layout> compute_layout(std::uint64_t spare_bytes,
+                                     std::uint32_t block_bytes) {
+  const std::uint64_t usable = round_down(spare_bytes, kSuperblockPlaceBytes);
+  // The most slots for which all fits. bytes_needed grows with the slots.
+  std::uint64_t low = 0;
+  std::uint64_t high = usable / block_bytes + 1;
+  while (high - low > 1) {
+    const std::uint64_t middle = low + (high - low) / 2;
+    if (bytes_needed(layout_for(spare_bytes, block_bytes, middle)) <= usable)
+      low = middle;
+    else
+      high = middle;
+  }
+  if (low == 0) return std::nullopt;
+  return layout_for(spare_bytes, block_bytes, low);
+}
+
+std::uint64_t spare_bytes_for(std::uint64_t slots, std::uint32_t block_bytes) {
+  return round_up(bytes_needed(layout_for(0, block_bytes, slots)),
+                  kSuperblockPlaceBytes);
+}
+
+std::string stored_identity(const std::string& identity) {
+  if (identity.size() <= kIdentityBytes) return identity;
+  const auto sum = crc32c(std::as_bytes(std::span(identity)));
+  return fmt::format("{:08x} {}", sum, identity.substr(0, kIdentityBytes - 9));
+}
+
+void pack_superblock(const Superblock& s, Bytes out) {
+  std::fill(out.begin(), out.end(), std::byte{});
+  std::memcpy(out.data(), kSuperblockMagic, 8);
+  put32(out, 12, kFormatVersion);
+  put64(out, 16, s.features.compatible);
+  put64(out, 24, s.features.read_only_compatible);
+  put64(out, 32, s.features.incompatible);
+  put_uuid(out, 40, s.uuid);
+  put64(out, 56, s.sequence);
+  put64(out, 64, s.owner_epoch);
+  put32(out, 72, static_cast<std::uint32_t>(s.copy));
+  put32(out, 76, s.copies_in_step);
+  put64(out, 80, s.main_bytes);
+  put64(out, 88, s.layout.spare_bytes);
+  put32(out, 96, s.layout.block_bytes);
+  put64(out, 104, s.layout.slots);
+  put64(out, 112, s.layout.checkpoint_bytes);
+  put64(out, 120, s.layout.log_records);
+  put64(out, 128, s.created_unix_seconds);
+  put16(out, 136, 0);  // this SPARE's number
+  put16(out, 138, 1);  // of so many SPAREs
+  put16(out, 140, 1);  // copies of each slot
+  put16(out, 142, 0);  // kind of checksum of a slot: none
+  put_text(out, 160, kIdentityBytes, s.main_identity);
+  put_text(out, 272, kIdentityBytes, s.spare_identity);
+  put_text(out, 384, 64, s.build_id);
+  seal(out.first(kSuperblockBytes));
+}
+
+Result<Superblock> unpack_superblock(ConstBytes in) {
+  if (in.size() > kSuperblockBytes) in = in.first(kSuperblockBytes);
+  if (auto bad = check_sealed(in, kSuperblockMagic, kSuperblockBytes))
+    return *std::move(bad);
+  if (const auto version = get32(in, 12); version != kFormatVersion)
+    return make_error(ErrorClass::caller, EPROTONOSUPPORT,
+                      fmt::format("format version {}, this build knows {}",
+                                  version, kFormatVersion));
+  Superblock s;
+  s.features = {get64(in, 16), get64(in, 24), get64(in, 32)};
+  s.uuid = get_uuid(in, 40);
+  s.sequence = get64(in, 56);
+  s.owner_epoch = get64(in, 64);
+  if (get32(in, 72) > 1) return damaged("impossible copy number");
+  s.copy = static_cast<CopyIndex>(get32(in, 72));
+  s.copies_in_step = get32(in, 76);
+  if (s.copies_in_step == 0 || s.copies_in_step > 3)
+    return damaged("impossible set of copies in step");
+  s.main_bytes = get64(in, 80);
+  if (s.main_bytes == 0 || s.main_bytes % kSectorBytes != 0)
+    return damaged("impossible size of MAIN");
+  s.layout.spare_bytes = get64(in, 88);
+  s.layout.block_bytes = get32(in, 96);
+  s.layout.slots = get64(in, 104);
+  s.layout.checkpoint_bytes = get64(in, 112);
+  s.layout.log_records = get64(in, 120);
+  // The layout follows from the sizes; a checksum that fits over numbers that
+  // do not is refused, so that no offset below can be out of range.
+  if (!is_power_of_two(s.layout.block_bytes) ||
+      s.layout.block_bytes < kMinBlockBytes ||
+      s.layout.block_bytes > kMaxBlockBytes || s.layout.spare_bytes > kSlotMask)
+    return damaged("impossible block size or size of SPARE");
+  if (compute_layout(s.layout.spare_bytes, s.layout.block_bytes) != s.layout)
+    return damaged("layout that does not follow from the sizes");
+  s.created_unix_seconds = get64(in, 128);
+  s.main_identity = get_text(in, 160, kIdentityBytes);
+  s.spare_identity = get_text(in, 272, kIdentityBytes);
+  s.build_id = get_text(in, 384, 64);
+  return s;
+}
+
+void pack_entry(const Entry& e, Bytes out) {
+  put64(out, 0, e.block.value);
+  put64(out, 8, e.slot.value | static_cast<std::uint64_t>(e.kind) << 56);
+  put64(out, 16, e.valid);
+}
+
+std::optional<Entry> unpack_entry(ConstBytes in) {
+  Entry e;
+  e.block.value = get64(in, 0);
+  const std::uint64_t word = get64(in, 8);
+  e.slot.value = word & kSlotMask;
+  e.valid = get64(in, 16);
+  const auto kind = static_cast<std::uint8_t>(word >> 56);
+  e.kind = static_cast<EntryKind>(kind);
+  switch (e.kind) {
+    case EntryKind::remapped:
+      return e;
+    case EntryKind::pending:
+    case EntryKind::clean:
+      if (e.slot.value != 0) return std::nullopt;
+      return e;
+    case EntryKind::retired:
+      if (e.block.value != 0 || e.valid != 0) return std::nullopt;
+      return e;
+  }
+  return std::nullopt;
+}
+
+void pack_record(const Record& r, Bytes out) {
+  std::fill(out.begin(), out.end(), std::byte{});
+  std::memcpy(out.data(), kRecordMagic, 8);
+  put32(out, 12, static_cast<std::uint32_t>(r.entries.size()));
+  put_uuid(out, 16, r.uuid);
+  put64(out, 32, r.sequence);
+  put64(out, 40, r.owner_epoch);
+  put32(out, 48, static_cast<std::uint32_t>(r.type));
+  std::size_t offset = kRecordHeaderBytes;
+  for (const Entry& e : r.entries) {
+    pack_entry(e, out.subspan(offset, kEntryBytes));
+    offset += kEntryBytes;
+  }
+  seal(out);
+}
+
+Result<Record> unpack_record(ConstBytes in) {
+  if (auto bad = check_sealed(in, kRecordMagic, kRecordHeaderBytes))
+    return *std::move(bad);
+  Record r;
+  const std::uint32_t count = get32(in, 12);
+  if (count > (in.size() - kRecordHeaderBytes) / kEntryBytes)
+    return damaged("more entries than fit");
+  r.uuid = get_uuid(in, 16);
+  r.sequence = get64(in, 32);
+  r.owner_epoch = get64(in, 40);
+  if (get32(in, 48) > 2) return damaged("unknown record type");
+  r.type = static_cast<RecordType>(get32(in, 48));
+  r.entries.reserve(count);
+  for (std::uint32_t i = 0; i < count; ++i) {
+    auto entry = unpack_entry(in.subspan(kRecordHeaderBytes + i * kEntryBytes));
+    if (!entry) return damaged("impossible entry");
+    r.entries.push_back(*entry);
+  }
+  return r;
+}
+
+void pack_checkpoint_header(const CheckpointHeader& h, Bytes out) {
+  std::fill(out.begin(), out.end(), std::byte{});
+  std::memcpy(out.data(), kCheckpointMagic, 8);
+  put_uuid(out, 16, h.uuid);
+  put64(out, 32, h.sequence);
+  put64(out, 40, h.owner_epoch);
+  put64(out, 48, h.entries);
+  put32(out, 56, h.body_crc);
+  seal(out);
+}
+
+Result<CheckpointHeader> unpack_checkpoint_header(ConstBytes in) {
+  if (auto bad = check_sealed(in, kCheckpointMagic, kRecordHeaderBytes))
+    return *std::move(bad);
+  CheckpointHeader h;
+  h.uuid = get_uuid(in, 16);
+  h.sequence = get64(in, 32);
+  h.owner_epoch = get64(in, 40);
+  h.entries = get64(in, 48);
+  h.body_crc = get32(in, 56);
+  return h;
+}
+
+}  // namespace nbd_remap

@@ -1,0 +1,160 @@
+#pragma once
+// SPDX-License-Identifier: BSD-3-Clause
+// What is on SPARE, byte by byte; nbd-remap-format(5) says the same in prose.
+//
+//   offset 0                                                     size of SPARE
+//   | superblock | checkpoints A B | log | slots ... | A B | log | superblock |
+//   \------------- head copy -----------/            \------ tail copy -------/
+//
+// Both copies hold the same. All numbers are little-endian. A superblock is
+// 512 bytes (a disk writes a sector whole or not at all) in a place of
+// 32 KiB that does not depend on the block size. A checkpoint is the whole map
+// as of one sequence number; log records say what changed since, one
+// block each, the n-th of them (from 0) with the checkpoint's sequence + n + 1.
+//
+// Structs here are what the code works with; pack and unpack stand between
+// them and the disk, and unpack takes hostile bytes: it answers or it refuses.
+
+#include <array>
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "plugins/base/result.hpp"
+#include "plugins/base/units.hpp"
+
+namespace nbd_remap {
+
+inline constexpr std::uint32_t kFormatVersion = 1;
+inline constexpr std::uint64_t kSuperblockPlaceBytes = kMaxBlockBytes;
+inline constexpr std::size_t kSuperblockBytes = 512;
+inline constexpr std::size_t kRecordHeaderBytes = 64;
+inline constexpr std::size_t kEntryBytes = 24;
+inline constexpr std::size_t kIdentityBytes = 112;
+
+// A build that does not know a bit refuses: to read (incompatible), to write
+// (read-only compatible), never (compatible). Version 1 has no bits.
+struct Features {
+  std::uint64_t compatible = 0;
+  std::uint64_t read_only_compatible = 0;
+  std::uint64_t incompatible = 0;
+  friend bool operator==(const Features&, const Features&) = default;
+};
+
+using Uuid = std::array<std::uint8_t, 16>;
+Uuid random_uuid();
+std::string uuid_text(const Uuid& uuid);
+std::optional<Uuid> parse_uuid(const std::string& text);
+
+enum class CopyIndex : std::uint32_t { head = 0, tail = 1 };
+inline constexpr std::array kCopies{CopyIndex::head, CopyIndex::tail};
+constexpr std::uint32_t copy_bit(CopyIndex copy) {
+  return 1U << static_cast<std::uint32_t>(copy);
+}
+constexpr CopyIndex other_copy(CopyIndex copy) {
+  return copy == CopyIndex::head ? CopyIndex::tail : CopyIndex::head;
+}
+const char* copy_name(CopyIndex copy);
+
+// Where everything is; a function of the sizes alone, kept in the superblock.
+struct Layout {
+  std::uint64_t spare_bytes = 0;
+  std::uint32_t block_bytes = 0;
+  std::uint64_t slots = 0;
+  std::uint64_t checkpoint_bytes = 0;  // header block and entries
+  std::uint64_t log_records = 0;       // each of block_bytes
+
+  // Mapped and retired slots together are at most slots; the rest of the
+  // capacity is for pending blocks.
+  std::uint64_t entry_capacity() const;
+  std::uint64_t pending_capacity() const { return entry_capacity() - slots; }
+  std::size_t entries_per_record() const;
+  DeviceOffset superblock(CopyIndex copy) const;
+  DeviceOffset checkpoint(CopyIndex copy, unsigned area) const;
+  DeviceOffset record(CopyIndex copy, std::uint64_t position) const;
+  DeviceOffset slot(SlotNo slot) const;
+  friend bool operator==(const Layout&, const Layout&) = default;
+};
+
+// The place of a superblock, known before anything else is.
+// REQUIRES: spare_bytes >= 2 * kSuperblockPlaceBytes.
+DeviceOffset superblock_place(std::uint64_t spare_bytes, CopyIndex copy);
+
+// Empty when SPARE is too small for a single slot.
+std::optional<Layout> compute_layout(std::uint64_t spare_bytes,
+                                     std::uint32_t block_bytes);
+// The smallest SPARE that holds so many slots.
+std::uint64_t spare_bytes_for(std::uint64_t slots, std::uint32_t block_bytes);
+
+struct Superblock {
+  Features features;
+  Uuid uuid{};
+  std::uint64_t sequence = 0;     // of superblock writes; the newest wins
+  std::uint64_t owner_epoch = 0;  // one more at every start (contract M5)
+  CopyIndex copy = CopyIndex::head;
+  std::uint32_t copies_in_step = 3;  // copy_bit() of each that can be trusted
+  std::uint64_t main_bytes = 0;
+  Layout layout;
+  std::uint64_t created_unix_seconds = 0;
+  std::string main_identity;  // as stored_identity() gives it
+  std::string spare_identity;
+  std::string build_id;  // that wrote this superblock
+};
+
+// The form of an identity that fits: a long one is cut and a checksum added.
+std::string stored_identity(const std::string& identity);
+
+enum class EntryKind : std::uint8_t {
+  remapped = 1,  // block is in slot; valid says which sectors
+  pending = 2,   // block is on MAIN; sectors outside valid are unreadable
+  retired = 3,   // slot failed and is never used again
+  clean = 4,     // block is on MAIN, whole (in the log only)
+};
+
+// One entry of a checkpoint or a log record.
+struct Entry {
+  EntryKind kind = EntryKind::clean;
+  BlockNo block;            // 0 for retired
+  SlotNo slot;              // 0 for pending and clean
+  std::uint64_t valid = 0;  // 0 for retired; all for clean
+  friend bool operator==(const Entry&, const Entry&) = default;
+};
+
+enum class RecordType : std::uint32_t {
+  changes = 0,
+  opened = 1,  // a server took SPARE over
+  closed = 2,  // and stopped in order
+};
+
+struct Record {
+  Uuid uuid{};
+  std::uint64_t sequence = 0;
+  std::uint64_t owner_epoch = 0;
+  RecordType type = RecordType::changes;
+  std::vector<Entry> entries;
+};
+
+struct CheckpointHeader {
+  Uuid uuid{};
+  std::uint64_t sequence = 0;  // its own; it includes all records before
+  std::uint64_t owner_epoch = 0;
+  std::uint64_t entries = 0;
+  std::uint32_t body_crc = 0;
+};
+
+// Each pack fills the whole buffer. REQUIRES: it has the size of the thing
+// (kSuperblockBytes, block_bytes, block_bytes, entries * kEntryBytes).
+void pack_superblock(const Superblock& superblock, Bytes out);
+void pack_record(const Record& record, Bytes out);
+void pack_checkpoint_header(const CheckpointHeader& header, Bytes out);
+void pack_entry(const Entry& entry, Bytes out);
+
+// Each unpack answers with words for what is wrong, for people.
+Result<Superblock> unpack_superblock(ConstBytes in);
+Result<Record> unpack_record(ConstBytes in);
+Result<CheckpointHeader> unpack_checkpoint_header(ConstBytes in);
+// Checks the kind and the unused fields; ranges are the reader's to check.
+std::optional<Entry> unpack_entry(ConstBytes in);
+
+}  // namespace nbd_remap

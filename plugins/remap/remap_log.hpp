@@ -1,0 +1,88 @@
+#pragma once
+// SPDX-License-Identifier: BSD-3-Clause
+// RemapLog: the durable truth behind the table. Appends records to both
+// copies on SPARE, writes checkpoints when the log is full, and keeps a copy
+// that fails out of the way.
+//
+// Invariants  (1) append() succeeds only when the record is durable in every
+//                 copy that is in step, and at least one is.
+//             (2) Records are begun one after another: a gap in a log is never
+//                 the work of a crash.
+//             (3) A checkpoint's body is durable before its header is written,
+//                 and its header before the log is begun anew.
+//             (4) After a failure that leaves it unknown what is durable (a
+//                 failed flush, both copies failing, another owner) the log
+//                 stays failed; a restart finds out what is there.
+//             (5) Before each append the owner epoch is read again: a server
+//                 that lost SPARE to another one writes nothing more
+//                 (contract M5; for remotes, which have no locks).
+// Errors      medium on one copy: that copy falls out of step, said so in the
+//             superblocks and the log. Everything else fails the call and the
+//             log. class transport: SPARE is gone.
+// Threads     one at a time; RemapStore sees to it.
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "plugins/backend/backend.hpp"
+#include "plugins/base/aligned_buffer.hpp"
+#include "plugins/base/log.hpp"
+#include "plugins/remap/metadata_survey.hpp"
+
+namespace nbd_remap {
+
+class RemapLog {
+ public:
+  // Takes SPARE over: a new owner epoch, then, where the survey found the
+  // copies to differ or one damaged, a fresh checkpoint in both. Can be cut
+  // anywhere and done again.
+  // REQUIRES: survey.best. spare outlives the log.
+  static Result<std::unique_ptr<RemapLog>> take_over(
+      Backend& spare, const MetadataSurvey& survey, LogSink log);
+
+  // As many entries as fit one record at most.
+  std::size_t max_entries() const { return sb_.layout.entries_per_record(); }
+  bool full() const { return position_ >= sb_.layout.log_records; }
+  // REQUIRES: !full(), entries.size() <= max_entries().
+  Status append(RecordType type, const std::vector<Entry>& entries);
+  // state: the map after the last append.
+  Status checkpoint(const MapState& state);
+
+  const Superblock& superblock() const { return sb_; }
+  std::uint64_t sequence() const { return sequence_; }
+  std::uint64_t log_length() const { return position_; }
+  std::uint32_t copies_in_step() const { return sb_.copies_in_step; }
+
+ private:
+  RemapLog(Backend& spare, LogSink log);
+
+  Status claim(const MetadataSurvey& survey);
+  Status mend(const MetadataSurvey& survey);
+  Status check_still_owner();
+  Status write_superblock(CopyIndex copy);
+  Status write_superblocks();
+  Status drop_copy(CopyIndex copy, const Error& why);
+  Result<std::uint32_t> write_checkpoint(std::uint32_t copies,
+                                         const std::vector<std::byte>& body);
+  // Writes to every copy in step; one that fails with a medium error drops out.
+  template <class Place>
+  Status write_copies(Place place, ConstBytes data);
+  Status write_body(CopyIndex copy, unsigned area, ConstBytes body);
+  Status fail(Error error);
+
+  Backend& spare_;
+  LogSink log_;
+  Superblock sb_;
+  std::array<unsigned, 2> area_{};  // of the current checkpoint, per copy
+  std::uint64_t sequence_ = 0;      // of the last record or checkpoint
+  std::uint64_t position_ = 0;      // of the next record
+  bool failed_ = false;
+  AlignedBuffer block_;
+};
+
+// The body of a checkpoint: retired slots and all entries, by block.
+std::vector<std::byte> pack_checkpoint_body(const MapState& state);
+
+}  // namespace nbd_remap

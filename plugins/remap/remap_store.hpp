@@ -1,0 +1,115 @@
+#pragma once
+// SPDX-License-Identifier: BSD-3-Clause
+// RemapStore: the map of one volume, in memory and on SPARE, kept as one.
+// What Volume needs of the remap layer, and all of it.
+//
+// Invariants  (1) The table never shows what is not durable: commit() returns
+//                 after log, then table.
+//             (2) A slot is free again only after the record that took it from
+//                 its block is durable.
+//             (3) REQUIRES of the caller: a slot's data is durable before the
+//                 commit() that maps it (contract C4).
+// Threads     any, at once. Commits under way are written as one record.
+// Locks       mu_ guards the queue of commits; it is not held across I/O.
+// Waits       commit() waits for the log, so as long as SPARE takes.
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "plugins/base/mutex.hpp"
+#include "plugins/remap/remap_log.hpp"
+#include "plugins/remap/remap_table.hpp"
+#include "plugins/remap/slot_pool.hpp"
+
+namespace nbd_remap {
+
+// What the pair must be for SPARE to be used with this MAIN (contract M3).
+struct Binding {
+  std::uint64_t main_bytes = 0;
+  std::string main_identity;
+  std::string main_name;                     // for the message
+  std::optional<Uuid> spare_uuid;            // refuse any other
+  std::optional<std::uint32_t> block_bytes;  // refuse any other
+};
+
+// The error says which and why.
+Status check_binding(const Superblock& superblock, const Backend& spare,
+                     const Binding& binding);
+
+struct StoreStatus {
+  Superblock superblock;
+  SlotPool::Counts slots;
+  std::uint64_t remapped = 0;
+  std::uint64_t pending = 0;
+  std::uint64_t pending_capacity = 0;
+  std::uint64_t sequence = 0;
+  std::uint64_t log_length = 0;
+  bool read_only = false;
+  std::string failed;  // why the map can no longer change; empty: it can
+};
+
+class RemapStore {
+ public:
+  // read_only: takes nothing over, writes nothing; commits are refused.
+  static Result<std::unique_ptr<RemapStore>> open(Backend& spare,
+                                                  const Binding& binding,
+                                                  bool read_only, LogSink log);
+
+  const RemapTable& table() const { return table_; }
+  const Layout& layout() const { return layout_; }
+  std::uint64_t all_valid() const;  // mask of a block with every sector
+  std::size_t max_entries() const { return layout_.entries_per_record(); }
+
+  std::optional<SlotNo> take_slot() { return pool_.take(); }
+  // For a slot that no commit() was asked to map.
+  void give_back(SlotNo slot) { pool_.free(slot); }
+
+  // New entries for these blocks, all or none: an entry that is clean (no
+  // slot, all sectors valid) is removed. A slot that a block had and has no
+  // more becomes free, or, if it is in retire, retired; slots in retire that
+  // no block had are retired too.
+  // REQUIRES: entries.size() + retire.size() <= max_entries().
+  // Errors: full (no room for pending blocks), or the log's.
+  Status commit(const std::vector<RemapEntry>& entries,
+                const std::vector<SlotNo>& retire = {});
+
+  // A checkpoint if anything changed, and the record of an orderly stop.
+  // REQUIRES: no commit() under way.
+  Status close();
+
+  StoreStatus status() const;
+
+ private:
+  struct Commit;
+  RemapStore(const Layout& layout, std::uint64_t blocks, bool read_only,
+             LogSink log);
+
+  void append_entries(const Commit& commit, std::vector<Entry>& out) const;
+  // The one that writes for all that wait.
+  void write_batch(const std::vector<Commit*>& batch);
+  Status write_record(const std::vector<Entry>& entries,
+                      const std::vector<Commit*>& group);
+  std::uint64_t new_pending(const Commit& commit) const;
+  void apply(const Commit& commit);
+  MapState state() const;
+
+  const Layout layout_;
+  const bool read_only_;
+  LogSink log_sink_;
+  RemapTable table_;
+  SlotPool pool_;
+  std::unique_ptr<RemapLog> log_;  // by the writer only, see writing_
+  bool changed_ = false;           // since the last checkpoint; the writer's
+
+  mutable Mutex mu_;
+  CondVar done_;
+  bool writing_ GUARDED_BY(mu_) = false;
+  std::vector<Commit*> waiting_ GUARDED_BY(mu_);
+  std::string failed_ GUARDED_BY(mu_);
+  StoreStatus published_ GUARDED_BY(mu_);  // log facts, for status()
+};
+
+}  // namespace nbd_remap

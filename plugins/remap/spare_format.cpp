@@ -1,0 +1,141 @@
+// SPDX-License-Identifier: BSD-3-Clause
+#include "plugins/remap/spare_format.hpp"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <utility>
+
+#include "plugins/base/aligned_buffer.hpp"
+#include "plugins/base/build_id.hpp"
+#include "plugins/base/crc32c.hpp"
+
+namespace nbd_remap {
+namespace {
+
+Error refusal(const Backend& disk, const std::string& words,
+              int errnum = EINVAL) {
+  return make_error(ErrorClass::caller, errnum,
+                    fmt::format("{}: {}", disk.info().name, words));
+}
+
+// The newest valid superblock, if any; an error if a newer build made one.
+Result<std::optional<Superblock>> existing(Backend& spare) {
+  std::optional<Superblock> newest;
+  for (CopyIndex c : kCopies) {
+    AlignedBuffer place(kSuperblockPlaceBytes);
+    if (!spare.read(superblock_place(spare.info().size_bytes, c),
+                    place.bytes()))
+      continue;
+    auto sb = unpack_superblock(place.bytes());
+    if (!sb && sb.error().errnum == EPROTONOSUPPORT)
+      return refusal(spare, fmt::format("is a SPARE in another format: {}",
+                                        sb.error().place));
+    if (sb && (!newest || sb->sequence > newest->sequence)) newest = *sb;
+  }
+  return newest;
+}
+
+Status write_empty_map(Backend& spare, const Superblock& sb) {
+  AlignedBuffer block(sb.layout.block_bytes);
+  CheckpointHeader header;
+  header.uuid = sb.uuid;
+  header.sequence = 1;
+  header.owner_epoch = sb.owner_epoch;
+  header.body_crc = crc32c({});
+  pack_checkpoint_header(header, block.bytes());
+  for (CopyIndex c : kCopies)
+    if (Status status = spare.write(sb.layout.checkpoint(c, 0), block.bytes(),
+                                    Durability::cached);
+        !status)
+      return status;
+  return spare.flush();
+}
+
+}  // namespace
+
+Result<std::uint32_t> natural_block_bytes(const Backend& main,
+                                          const Backend& spare) {
+  const std::uint32_t bytes =
+      std::max({kMinBlockBytes, main.info().physical_block_bytes,
+                spare.info().physical_block_bytes});
+  if (bytes > kMaxBlockBytes)
+    return refusal(
+        main.info().physical_block_bytes > kMaxBlockBytes ? main : spare,
+        fmt::format("physical blocks of {} bytes; at most {} are supported",
+                    bytes, kMaxBlockBytes));
+  return bytes;
+}
+
+Result<Superblock> format_spare(Backend& spare, const Backend& main,
+                                const FormatRequest& request) {
+  auto block_bytes = natural_block_bytes(main, spare);
+  if (!block_bytes) return std::move(block_bytes).error();
+  if (request.block_bytes) {
+    const std::uint32_t want = *request.block_bytes;
+    if (!is_power_of_two(want) || want < *block_bytes || want > kMaxBlockBytes)
+      return refusal(
+          spare, fmt::format("block size {}: expected a power of two from {} "
+                             "to {}",
+                             want, *block_bytes, kMaxBlockBytes));
+    block_bytes = want;
+  }
+  if (spare.info().identity == main.info().identity)
+    return refusal(spare, "SPARE and MAIN are the same disk");
+  if (!spare.info().can_flush)
+    return refusal(spare, "offers no FLUSH: nothing on it would be durable");
+  if (spare.info().read_only) return refusal(spare, "is read-only", EROFS);
+  const auto layout = compute_layout(spare.info().size_bytes, *block_bytes);
+  if (!layout)
+    return refusal(
+        spare,
+        fmt::format(
+            "{} bytes are too small for a SPARE: {} hold one block, "
+            "{} hold 1 % of {}",
+            spare.info().size_bytes, spare_bytes_for(1, *block_bytes),
+            spare_bytes_for(std::max<std::uint64_t>(
+                                1, main.info().size_bytes / *block_bytes / 100),
+                            *block_bytes),
+            main.info().name),
+        ENOSPC);
+  const auto found = existing(spare);
+  if (!found) return found.error();
+  const std::optional<Superblock>& old = *found;
+  if (old && (!request.replace || *request.replace != old->uuid))
+    return refusal(
+        spare,
+        fmt::format("is already a SPARE, of a MAIN of {} bytes; to destroy "
+                    "what it holds, type --replace={}",
+                    old->main_bytes, uuid_text(old->uuid)),
+        EEXIST);
+  if (!old && request.replace)
+    return refusal(spare, fmt::format("holds no SPARE {} to replace",
+                                      uuid_text(*request.replace)));
+
+  Superblock sb;
+  sb.uuid = request.uuid.value_or(random_uuid());
+  sb.sequence = old ? old->sequence + 1 : 1;
+  sb.main_bytes = main.info().size_bytes;
+  sb.layout = *layout;
+  sb.created_unix_seconds = request.now_unix_seconds;
+  sb.main_identity = stored_identity(main.info().identity);
+  sb.spare_identity = stored_identity(spare.info().identity);
+  sb.build_id = build_id();
+  if (Status status = write_empty_map(spare, sb); !status)
+    return std::move(status).error();
+  for (CopyIndex c : kCopies) {
+    AlignedBuffer place(kSuperblockPlaceBytes);
+    sb.copy = c;
+    pack_superblock(sb, place.bytes());
+    const ConstBytes bytes = place.first(std::max<std::size_t>(
+        spare.info().logical_block_bytes, kSuperblockBytes));
+    Status status =
+        spare.write(sb.layout.superblock(c), bytes, Durability::cached);
+    if (status) status = spare.flush();
+    if (!status) return std::move(status).error();
+  }
+  return sb;
+}
+
+}  // namespace nbd_remap
