@@ -1,0 +1,131 @@
+// SPDX-License-Identifier: BSD-3-Clause
+#include "plugins/backend/nbd_handle.hpp"
+
+#include <libnbd.h>
+#include <poll.h>
+
+#include <algorithm>
+#include <array>
+#include <cerrno>
+#include <system_error>
+
+namespace nbd_remap {
+namespace {
+
+using std::chrono::steady_clock;
+
+constexpr std::size_t kMaxMessage = 300;
+
+std::uint64_t size_or_zero(std::int64_t size) {
+  return size > 0 ? static_cast<std::uint64_t>(size) : 0;
+}
+
+}  // namespace
+
+void CloseNbdHandle::operator()(nbd_handle* handle) const { nbd_close(handle); }
+
+Result<NbdHandle> connect_nbd_handle(const std::string& uri,
+                                     const std::string& name,
+                                     steady_clock::time_point until) {
+  NbdHandle handle(nbd_create());
+  nbd_handle* h = handle.get();
+  if (!h) return make_error(ENOMEM, name + ": nbd_create");
+  // Debugging is off whatever LIBNBD_DEBUG says: it writes to standard error.
+  // The URI is the operator's own word, so it may name TLS files. The content
+  // of a failed read is undefined here too, so libnbd need not clear buffers;
+  // in return NbdConnection checks that data came for all of it.
+  if (nbd_set_debug(h, false) == -1 ||
+      nbd_set_strict_mode(h, LIBNBD_STRICT_MASK) == -1 ||
+      nbd_set_uri_allow_local_file(h, true) == -1 ||
+      nbd_set_pread_initialize(h, false) == -1 ||
+      nbd_set_request_structured_replies(h, true) == -1 ||
+      nbd_add_meta_context(h, LIBNBD_CONTEXT_BASE_ALLOCATION) == -1)
+    return make_error(ENOTSUP, name + ": " + nbd_error_line());
+
+  bool fine = nbd_aio_connect_uri(h, uri.c_str()) == 0;
+  if (!fine && nbd_aio_is_created(h) == 1)
+    return make_error(ErrorClass::caller, EINVAL,
+                      name + ": not an NBD URI: " + nbd_error_line() +
+                          "; expected one like nbd://host/export or "
+                          "nbd+unix:///export?socket=/run/nbd.sock");
+  while (fine && nbd_aio_is_connecting(h) == 1) {
+    if (steady_clock::now() >= until)
+      return make_error(
+          ErrorClass::transport, ETIMEDOUT,
+          name + ": the server did not finish the handshake in time");
+    fine = pump_nbd(h, -1, milliseconds_until(until));
+  }
+  if (nbd_aio_is_ready(h) == 1) return handle;
+  const int errnum = fine ? 0 : nbd_get_errno();
+  return make_error(
+      ErrorClass::transport, errnum ? errnum : EPROTO,
+      name + ": cannot connect: " +
+          (fine ? "the server closed the connection" : nbd_error_line()));
+}
+
+NbdExport ask_nbd_export(nbd_handle* h) {
+  return {
+      .size_bytes = size_or_zero(nbd_get_size(h)),
+      .minimum_block = size_or_zero(nbd_get_block_size(h, LIBNBD_SIZE_MINIMUM)),
+      .preferred_block =
+          size_or_zero(nbd_get_block_size(h, LIBNBD_SIZE_PREFERRED)),
+      .maximum_payload =
+          size_or_zero(nbd_get_block_size(h, LIBNBD_SIZE_MAXIMUM)),
+      .read_only = nbd_is_read_only(h) != 0,
+      .can_flush = nbd_can_flush(h) == 1,
+      .can_fua = nbd_can_fua(h) == 1,
+      .can_zero = nbd_can_zero(h) == 1,
+      .can_fast_zero = nbd_can_fast_zero(h) == 1,
+      .can_trim = nbd_can_trim(h) == 1,
+      .can_cache = nbd_can_cache(h) == 1,
+      .can_multi_conn = nbd_can_multi_conn(h) == 1,
+      .has_extents =
+          nbd_can_meta_context(h, LIBNBD_CONTEXT_BASE_ALLOCATION) == 1,
+  };
+}
+
+bool pump_nbd(nbd_handle* handle, int wake_fd, int timeout_ms) {
+  const unsigned direction = nbd_aio_get_direction(handle);
+  short events = 0;
+  if (direction & LIBNBD_AIO_DIRECTION_READ) events |= POLLIN;
+  if (direction & LIBNBD_AIO_DIRECTION_WRITE) events |= POLLOUT;
+  std::array<pollfd, 2> fds{
+      {{nbd_aio_get_fd(handle), events, 0}, {wake_fd, POLLIN, 0}}};
+  if (poll(fds.data(), fds.size(), timeout_ms) <= 0) return true;
+  const short got = fds[0].revents;
+  if (got == 0) return true;
+  constexpr short kTrouble = POLLERR | POLLHUP | POLLNVAL;
+  if ((events & POLLIN) && (got & (POLLIN | kTrouble)))
+    return nbd_aio_notify_read(handle) == 0;
+  return nbd_aio_notify_write(handle) == 0;
+}
+
+bool nbd_is_gone(nbd_handle* handle) {
+  return nbd_aio_is_dead(handle) != 0 || nbd_aio_is_closed(handle) != 0;
+}
+
+std::string nbd_error_line() {
+  const char* raw = nbd_get_error();
+  if (!raw) return "the server closed the connection";
+  std::string text = raw;
+  if (text.starts_with("nbd_")) {
+    const std::size_t colon = text.find(": ");
+    if (colon != std::string::npos) text.erase(0, colon + 2);
+  }
+  const std::string tail =
+      ": " + std::generic_category().message(nbd_get_errno());
+  if (text.ends_with(tail)) text.resize(text.size() - tail.size());
+  if (text.size() > kMaxMessage) text.resize(kMaxMessage);
+  for (char& c : text)
+    if (c < ' ' || c > '~') c = '?';
+  return text;
+}
+
+int milliseconds_until(steady_clock::time_point when) {
+  const auto left =
+      std::chrono::ceil<std::chrono::milliseconds>(when - steady_clock::now())
+          .count();
+  return static_cast<int>(std::clamp<decltype(left)>(left, 0, 1'000'000));
+}
+
+}  // namespace nbd_remap
