@@ -15,8 +15,10 @@ struct HttpClientOptions {
   std::size_t max_body_bytes = 64 << 20;
 };
 
-// Any status is a response; an Error means that none came (class transport).
+// Any status is a response. An Error means that none came (class transport), or
+// that the method, the target or the socket's path cannot be one (caller).
 // target: path and query, already percent-encoded.
+// Threads: any. Leaves no descriptor behind.
 Result<HttpResponse> http_request(const std::string& socket_path,
                                   const std::string& method,
                                   const std::string& target,

@@ -8,11 +8,19 @@
 //          has mode 0660.
 // Limits   See HttpServerOptions. A slow or broken client is dropped; it never
 //          delays another one.
+//          Too long a header is answered 431, too long a body 413, what is not
+//          HTTP 400; then the connection is closed. One connection too many is
+//          closed at once.
 // Threads  One thread of its own runs the handler: at most one call at a time.
-//          The handler must not block for long. start() and stop(): one thread.
+//          The handler must not block for long; what it throws becomes a 500.
+//          stop(): any thread, more than once. Called by the handler it only
+//          asks (and its answer may be lost): the next stop() or the
+//          destructor, from outside, finishes.
 // Start    A socket file left by a dead server is replaced; one that a living
-//          server answers on is refused (EADDRINUSE).
+//          server answers on is refused (EADDRINUSE), and so is a file that is
+//          no socket (EEXIST). The error is one line that says which.
 // Stop     Closes all connections, joins the thread, removes the socket file.
+//          Waits for no client, only for a handler that is running.
 
 #include <chrono>
 #include <cstddef>
@@ -29,7 +37,7 @@ namespace nbd_remap {
 struct HttpRequest {
   std::string method;                        // "GET"
   std::string path;                          // "/v1/health", percent-decoded
-  std::map<std::string, std::string> query;  // decoded
+  std::map<std::string, std::string> query;  // decoded; '+' is a plus
   std::string body;
 };
 
@@ -49,7 +57,8 @@ struct HttpServerOptions {
   std::size_t max_body_bytes = 64 * 1024;
   std::size_t max_header_bytes = 8 * 1024;
   std::size_t max_connections = 32;
-  std::chrono::milliseconds io_timeout{5000};  // to send or receive a message
+  // To send or to receive one message; so long may a connection idle.
+  std::chrono::milliseconds io_timeout{5000};
 };
 
 class HttpServer {
