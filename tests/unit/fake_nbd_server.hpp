@@ -13,7 +13,7 @@
 #include <vector>
 
 #include "plugins/base/unique_fd.hpp"
-#include "tests/unit/nbdkit_server.hpp"
+#include "tests/fakes/scratch.hpp"
 
 namespace nbd_remap {
 
@@ -85,7 +85,7 @@ class FakeNbdServer {
   const FakeNbdExport export_;
   const Answer answer_;
   const std::string greeting_;
-  TempDir dir_;
+  ScratchDir dir_;
   UniqueFd listener_;
   std::atomic<int> connections_{0};
   std::atomic<int> requests_{0};

@@ -2,7 +2,7 @@
 add_library(nbd_servers STATIC fake_nbd_server.cpp nbdkit_server.cpp)
 target_include_directories(nbd_servers PUBLIC ${PROJECT_SOURCE_DIR})
 target_compile_definitions(nbd_servers PRIVATE NBDKIT="${NBDKIT}")
-target_link_libraries(nbd_servers PUBLIC base)
+target_link_libraries(nbd_servers PUBLIC fakes)
 add_unit_test(nbd_backend_test
   SOURCES nbd_backend_test.cpp nbd_faults_test.cpp nbd_hostile_test.cpp
     nbd_uri_test.cpp

@@ -205,7 +205,7 @@ TEST(NbdBackend, a_server_without_flush_says_so) {
 }
 
 TEST(NbdBackend, a_named_export_is_the_one_that_is_opened) {
-  const TempDir dir;
+  const ScratchDir dir;
   for (const char name : {'a', 'b'})
     std::ofstream(dir.file(std::string(1, name))) << std::string(8192, name);
   const NbdkitServer server({"file", "dir=" + dir.file("")});

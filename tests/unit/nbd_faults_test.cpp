@@ -147,7 +147,7 @@ TEST(NbdFaults, one_lost_connection_of_several_ends_them_all) {
 }
 
 TEST(NbdFaults, nobody_listening_is_an_error_at_once) {
-  const TempDir dir;
+  const ScratchDir dir;
   const auto disk = try_open("nbd+unix:///?socket=" + dir.file("none"));
   ASSERT_FALSE(disk.ok());
   EXPECT_EQ(disk.error().error_class, ErrorClass::transport);

@@ -2,7 +2,6 @@
 #include "tests/unit/nbdkit_server.hpp"
 
 #include <spawn.h>
-#include <stdlib.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -29,17 +28,6 @@ bool eventually(const std::function<bool()>& condition,
     std::this_thread::sleep_for(std::chrono::milliseconds(2));
   }
   return true;
-}
-
-TempDir::TempDir() {
-  std::string path = std::filesystem::temp_directory_path() / "nbd-XXXXXX";
-  if (!::mkdtemp(path.data())) throw std::runtime_error("mkdtemp");
-  path_ = path;
-}
-
-TempDir::~TempDir() {
-  std::error_code ignored;
-  std::filesystem::remove_all(path_, ignored);
 }
 
 NbdkitServer::NbdkitServer(std::vector<std::string> words) {

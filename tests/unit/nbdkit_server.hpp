@@ -10,28 +10,17 @@
 #include <sys/types.h>
 
 #include <chrono>
-#include <filesystem>
 #include <functional>
 #include <string>
 #include <vector>
+
+#include "tests/fakes/scratch.hpp"
 
 namespace nbd_remap {
 
 // True as soon as the condition is, false when it was not within the bound.
 bool eventually(const std::function<bool()>& condition,
                 std::chrono::milliseconds bound = std::chrono::seconds(5));
-
-class TempDir {
- public:
-  TempDir();
-  ~TempDir();
-  TempDir(const TempDir&) = delete;
-  TempDir& operator=(const TempDir&) = delete;
-  std::string file(const std::string& name) const { return path_ / name; }
-
- private:
-  std::filesystem::path path_;
-};
 
 class NbdkitServer {
  public:
@@ -53,7 +42,7 @@ class NbdkitServer {
   void kill();
 
  private:
-  TempDir dir_;
+  ScratchDir dir_;
   pid_t pid_ = -1;
 };
 
