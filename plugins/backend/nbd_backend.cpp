@@ -32,7 +32,7 @@ constexpr std::uint64_t kMaxLength = std::numeric_limits<std::uint32_t>::max();
 constexpr std::uint64_t kMaxStatusLength = 1U << 30;
 constexpr std::size_t kZeroesBytes = 1U << 20;
 constexpr std::size_t kBounceBytes = 64U << 10;
-static_assert(kBounceBytes >= 2 * kMaxBlockBytes);
+static_assert(kBounceBytes >= 2UL * kMaxBlockBytes);
 
 class NbdBackend final : public Backend {
  public:
@@ -168,8 +168,9 @@ class NbdBackend final : public Backend {
       if (s.error().error_class == ErrorClass::bug) return data;
       return std::move(s).error();
     }
-    std::vector<Extent> answer = cut(std::move(request.extents), skip, length);
-    return answer.empty() ? data : std::move(answer);
+    std::vector<Extent> answer = cut(request.extents, skip, length);
+    if (answer.empty()) return data;
+    return answer;
   }
 
   Status flush() override {
@@ -261,7 +262,7 @@ class NbdBackend final : public Backend {
   }
 
   // The extents without the first skip bytes, and no more than length.
-  static std::vector<Extent> cut(std::vector<Extent> extents,
+  static std::vector<Extent> cut(const std::vector<Extent>& extents,
                                  std::uint64_t skip, std::uint64_t length) {
     std::vector<Extent> out;
     for (Extent extent : extents) {

@@ -5,11 +5,13 @@
 
 #include <atomic>
 #include <cerrno>
+#include <filesystem>
 #include <fstream>
 #include <thread>
 
 #include "tests/unit/fake_nbd_server.hpp"
 #include "tests/unit/nbd_test_tools.hpp"
+#include "tests/unit/nbdkit_server.hpp"
 
 namespace nbd_remap {
 namespace {
