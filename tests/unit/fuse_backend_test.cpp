@@ -1,0 +1,110 @@
+// SPDX-License-Identifier: BSD-3-Clause
+// A file backend over a file that nbdfuse serves from a real nbdkit: the
+// errors of its disk, and its durability, come through.
+
+#include <gtest/gtest.h>
+#include <signal.h>
+#include <spawn.h>
+#include <sys/mount.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <filesystem>
+
+#include "plugins/backend/file_backend.hpp"
+#include "tests/fakes/scratch.hpp"
+#include "tests/unit/nbdkit_server.hpp"
+
+namespace nbd_remap {
+namespace {
+
+// The file DIR/mnt/disk, for as long as the object lives.
+class FuseFile {
+ public:
+  explicit FuseFile(const std::string& uri) {
+    const std::string mount = dir_.file("mnt");
+    const std::string pid_file = dir_.file("pid");
+    std::filesystem::create_directory(mount);
+    const std::string file = path();
+    const char* words[] = {"nbdfuse",    "-P",        pid_file.c_str(),
+                           file.c_str(), uri.c_str(), nullptr};
+    if (::posix_spawnp(&pid_, "nbdfuse", nullptr, nullptr,
+                       const_cast<char**>(words), environ) != 0) {
+      pid_ = -1;
+      return;
+    }
+    mounted_ = eventually([&] {
+      return std::filesystem::exists(pid_file) && std::filesystem::exists(file);
+    });
+  }
+  FuseFile(const FuseFile&) = delete;
+  FuseFile& operator=(const FuseFile&) = delete;
+  ~FuseFile() {
+    if (pid_ < 0) return;
+    (void)::umount2(dir_.file("mnt").c_str(), MNT_DETACH);
+    ::kill(pid_, SIGTERM);
+    int status = 0;
+    const bool ended =
+        eventually([&] { return ::waitpid(pid_, &status, WNOHANG) == pid_; });
+    if (!ended) {
+      ::kill(pid_, SIGKILL);
+      ::waitpid(pid_, &status, 0);
+    }
+  }
+  bool mounted() const { return mounted_; }
+  std::string path() const { return dir_.file("mnt") + "/disk"; }
+
+ private:
+  ScratchDir dir_;
+  pid_t pid_ = -1;
+  bool mounted_ = false;
+};
+
+std::unique_ptr<Backend> open(const FuseFile& file, DirectIo direct) {
+  OpenOptions options;
+  options.direct = direct;
+  auto disk = open_file_backend(file.path(), options);
+  EXPECT_TRUE(disk.ok()) << disk.error().text();
+  return disk.ok() ? std::move(*disk) : nullptr;
+}
+
+TEST(FuseBackend, a_bad_medium_under_fuse_is_a_bad_medium) {
+  const NbdkitServer server({"--filter=error", "memory", "1M",
+                             "error-pread=EIO", "error-pread-rate=100%",
+                             "error-pread-file=@DIR@/bad"});
+  const FuseFile file(server.uri());
+  if (!file.mounted()) GTEST_SKIP() << "nbdfuse cannot mount here";
+  const auto disk = open(file, DirectIo::on);
+  ASSERT_TRUE(disk);
+  EXPECT_TRUE(disk->info().direct);
+  std::vector<std::byte> data(4096, std::byte{5});
+  ASSERT_TRUE(disk->write({8192}, data, Durability::fua).ok());
+  ASSERT_TRUE(disk->read({8192}, data).ok());
+  EXPECT_EQ(data, std::vector<std::byte>(4096, std::byte{5}));
+  std::filesystem::copy_file("/proc/self/comm", server.file("bad"));
+  const Status s = disk->read({8192}, data);
+  ASSERT_FALSE(s.ok());
+  EXPECT_EQ(s.error().error_class, ErrorClass::medium) << s.error().text();
+  std::filesystem::remove(server.file("bad"));
+  EXPECT_TRUE(disk->read({8192}, data).ok());
+}
+
+TEST(FuseBackend, a_fua_write_reaches_the_disk_under_fuse_with_a_flush) {
+  for (DirectIo direct : {DirectIo::on, DirectIo::off}) {
+    const NbdkitServer server(
+        {"--filter=log", "memory", "1M", "logfile=@DIR@/log"});
+    const FuseFile file(server.uri());
+    if (!file.mounted()) GTEST_SKIP() << "nbdfuse cannot mount here";
+    const auto disk = open(file, direct);
+    ASSERT_TRUE(disk);
+    const std::vector<std::byte> data(4096, std::byte{5});
+    ASSERT_TRUE(disk->write({0}, data, Durability::cached).ok());
+    const int before = server.logged(" Flush ");
+    ASSERT_TRUE(disk->write({0}, data, Durability::fua).ok());
+    EXPECT_GT(server.logged(" Flush ") + server.logged("fua=1"), before)
+        << server.log();
+  }
+}
+
+}  // namespace
+}  // namespace nbd_remap
