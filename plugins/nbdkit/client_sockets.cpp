@@ -1,0 +1,93 @@
+// SPDX-License-Identifier: BSD-3-Clause
+#include "plugins/nbdkit/client_sockets.hpp"
+
+#include <dirent.h>
+#include <netinet/in.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+#include <charconv>
+#include <cstring>
+#include <memory>
+#include <optional>
+#include <set>
+#include <vector>
+
+namespace nbd_remap {
+namespace {
+
+// What a listening socket and the connections accepted on it have in common.
+std::optional<std::string> local_address(int fd) {
+  sockaddr_storage address{};
+  socklen_t length = sizeof address;
+  if (::getsockname(fd, reinterpret_cast<sockaddr*>(&address), &length) != 0)
+    return std::nullopt;
+  switch (address.ss_family) {
+    case AF_UNIX: {
+      const auto path_length = length - offsetof(sockaddr_un, sun_path);
+      if (length <= offsetof(sockaddr_un, sun_path)) return std::nullopt;
+      const char* path = reinterpret_cast<sockaddr_un*>(&address)->sun_path;
+      // An abstract name begins with a zero byte.
+      return "unix " + (path[0] == '\0'
+                            ? std::string(path, path_length)
+                            : std::string(path, ::strnlen(path, path_length)));
+    }
+    case AF_INET:
+      return "port " + std::to_string(ntohs(
+                           reinterpret_cast<sockaddr_in*>(&address)->sin_port));
+    case AF_INET6:
+      return "port " +
+             std::to_string(
+                 ntohs(reinterpret_cast<sockaddr_in6*>(&address)->sin6_port));
+    default:
+      // vsock: family and raw address; port is part of it.
+      return "raw " + std::string(reinterpret_cast<char*>(&address), length);
+  }
+}
+
+bool is_listening(int fd) {
+  int on = 0;
+  socklen_t length = sizeof on;
+  return ::getsockopt(fd, SOL_SOCKET, SO_ACCEPTCONN, &on, &length) == 0 && on;
+}
+
+std::vector<int> open_sockets() {
+  std::vector<int> sockets;
+  const std::unique_ptr<DIR, int (*)(DIR*)> dir(::opendir("/proc/self/fd"),
+                                                &::closedir);
+  if (!dir) return sockets;
+  // NOLINTNEXTLINE(concurrency-mt-unsafe): a DIR of our own
+  while (const dirent* entry = ::readdir(dir.get())) {
+    int fd = -1;
+    const char* name = entry->d_name;
+    std::from_chars(name, name + std::strlen(name), fd);
+    struct stat st {};
+    if (fd >= 0 && ::fstat(fd, &st) == 0 && S_ISSOCK(st.st_mode))
+      sockets.push_back(fd);
+  }
+  return sockets;
+}
+
+}  // namespace
+
+int shutdown_client_sockets(const std::string& control_path) {
+  const std::vector<int> sockets = open_sockets();
+  std::set<std::string> listening;
+  for (int fd : sockets)
+    if (is_listening(fd))
+      if (auto address = local_address(fd)) listening.insert(*address);
+  listening.erase("unix " + control_path);
+  int count = 0;
+  for (int fd : sockets) {
+    if (is_listening(fd)) continue;
+    const auto address = local_address(fd);
+    const bool client =
+        fd <= STDOUT_FILENO || (address && listening.count(*address) != 0);
+    if (client && ::shutdown(fd, SHUT_RDWR) == 0) ++count;
+  }
+  return count;
+}
+
+}  // namespace nbd_remap

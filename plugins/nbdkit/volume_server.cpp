@@ -1,0 +1,264 @@
+// SPDX-License-Identifier: BSD-3-Clause
+#include "plugins/nbdkit/volume_server.hpp"
+
+#include <fmt/format.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstdlib>
+#include <utility>
+
+#include "plugins/base/build_id.hpp"
+#include "plugins/nbdkit/client_sockets.hpp"
+#include "plugins/remap/metadata_survey.hpp"
+
+namespace nbd_remap {
+namespace {
+
+using std::chrono::steady_clock;
+
+double ms_since(steady_clock::time_point began) {
+  return std::chrono::duration<double, std::milli>(steady_clock::now() - began)
+      .count();
+}
+
+Error in_step(const char* word, Error error) {
+  error.place = fmt::format("{}: {}", word, error.place);
+  return error;
+}
+
+struct Disks {
+  std::unique_ptr<Backend> main;
+  std::unique_ptr<Backend> spare;
+  bool read_only = false;
+  std::string missing_spare;
+};
+
+// missing-spare=readonly: a SPARE that cannot be opened for writing is opened
+// for reading, and if that fails too there is none.
+Result<Disks> open_disks(const Parameters& p) {
+  OpenOptions options;
+  options.direct = p.direct;
+  Disks disks;
+  auto main = open_backend(p.main, options);
+  if (!main) return in_step("main", std::move(main).error());
+  disks.main = std::move(*main);
+  const BackendInfo& info = disks.main->info();
+  if (info.read_only)
+    return make_error(ErrorClass::caller, EROFS,
+                      fmt::format("main={}: read-only; expected a disk that "
+                                  "can be written",
+                                  p.main));
+  if (!info.can_flush)
+    return make_error(ErrorClass::caller, ENOTSUP,
+                      fmt::format("main={}: offers no FLUSH, so nothing on it "
+                                  "would ever be durable",
+                                  p.main));
+  auto spare = open_backend(p.spare, options);
+  Error why;
+  if (spare) {
+    disks.spare = std::move(*spare);
+    if (!disks.spare->info().can_flush)
+      why = make_error(ErrorClass::caller, ENOTSUP,
+                       fmt::format("spare={}: offers no FLUSH, so nothing on "
+                                   "it would ever be durable",
+                                   p.spare));
+    else if (disks.spare->info().read_only)
+      why = make_error(ErrorClass::caller, EROFS,
+                       fmt::format("spare={}: read-only", p.spare));
+    else
+      return disks;
+  } else {
+    why = in_step("spare", std::move(spare).error());
+  }
+  // One that another server holds is not missing.
+  if (p.missing_spare == MissingSpare::refuse || why.errnum == EBUSY)
+    return why;
+  disks.read_only = true;
+  if (disks.spare) return disks;
+  options.read_only = true;
+  spare = open_backend(p.spare, options);
+  if (spare)
+    disks.spare = std::move(*spare);
+  else
+    disks.missing_spare = why.text();
+  return disks;
+}
+
+Binding binding_of(const Parameters& p, const Backend& main) {
+  Binding binding;
+  binding.main_bytes = main.info().size_bytes;
+  binding.main_identity = main.info().identity;
+  binding.main_name = main.info().name;
+  binding.spare_uuid = p.spare_uuid;
+  binding.block_bytes = p.block_bytes;
+  return binding;
+}
+
+// A disk that was formatted with smaller blocks than it now says it has.
+Status check_blocks(const Backend& main, const Backend& spare,
+                    std::uint32_t block_bytes) {
+  for (const Backend* disk : {&main, &spare})
+    if (disk->info().logical_block_bytes > block_bytes)
+      return make_error(
+          ErrorClass::caller, EINVAL,
+          fmt::format("{}: sectors of {} bytes do not fit blocks of {}",
+                      disk->info().name, disk->info().logical_block_bytes,
+                      block_bytes));
+  return {};
+}
+
+void warn_if_cached(const Backend& disk, const char* role, const LogSink& log) {
+  if (disk.info().direct) return;
+  log(LogLevel::warning,
+      fmt::format("{}={}: no direct I/O here: a write error is met by a later "
+                  "FLUSH, which will fail, instead of being healed",
+                  role, disk.info().name));
+}
+
+std::string name_of(const std::string& disk) {
+  std::string path = disk;
+  if (is_nbd_uri(disk)) path = disk.substr(0, disk.find('?'));
+  while (!path.empty() && path.back() == '/') path.pop_back();
+  const std::string name = path.substr(path.find_last_of('/') + 1);
+  return name.empty() || name.back() == ':' ? "volume" : name;
+}
+
+}  // namespace
+
+Status rehearse_start(const Parameters& p, const LogSink& log) {
+  auto disks = open_disks(p);
+  if (!disks) return std::move(disks).error();
+  warn_if_cached(*disks->main, "main", log);
+  if (!disks->spare) return {};
+  warn_if_cached(*disks->spare, "spare", log);
+  auto store =
+      RemapStore::open(*disks->spare, binding_of(p, *disks->main), true, log);
+  if (!store) return in_step("spare", std::move(store).error());
+  return check_blocks(*disks->main, *disks->spare,
+                      (*store)->layout().block_bytes);
+}
+
+void VolumeServer::step(const char* what, steady_clock::time_point began) {
+  host_.log(LogLevel::info,
+            fmt::format("{} in {:.1f} ms", what, ms_since(began)));
+}
+
+Result<std::unique_ptr<VolumeServer>> VolumeServer::start(const Parameters& p,
+                                                          Host host) {
+  std::unique_ptr<VolumeServer> self(new VolumeServer(std::move(host)));
+  self->host_.log(LogLevel::info,
+                  fmt::format("start: nbd-remap {}", build_id()));
+  auto began = steady_clock::now();
+  auto disks = open_disks(p);
+  if (!disks) return std::move(disks).error();
+  self->step("start: disks opened", began);
+
+  began = steady_clock::now();
+  const Binding binding = binding_of(p, *disks->main);
+  auto main = std::make_unique<Disk>(std::move(disks->main));
+  std::unique_ptr<Disk> spare;
+  std::unique_ptr<RemapStore> store;
+  if (disks->spare) {
+    spare = std::make_unique<Disk>(std::move(disks->spare));
+    auto opened =
+        RemapStore::open(*spare, binding, disks->read_only, self->host_.log);
+    if (!opened) return in_step("spare", std::move(opened).error());
+    store = std::move(*opened);
+    Status fits = check_blocks(*main, *spare, store->layout().block_bytes);
+    if (!fits) return std::move(fits).error();
+    const StoreStatus status = store->status();
+    self->step(fmt::format("start: map of {} remapped and {} pending blocks "
+                           "loaded",
+                           status.remapped, status.pending)
+                   .c_str(),
+               began);
+  } else {
+    self->host_.log(
+        LogLevel::error,
+        "SPARE is missing, every read will fail: " + disks->missing_spare);
+  }
+  self->volume_ = std::make_unique<Volume>(
+      std::move(main), std::move(spare), std::move(store), disks->read_only,
+      disks->missing_spare, p.volume, self->clock_, self->host_.log);
+
+  if (!p.control.empty()) {
+    began = steady_clock::now();
+    self->endpoint_ = std::make_unique<StatusEndpoint>(
+        *self->volume_, name_of(p.main), self->clock_, self->host_.shutdown);
+    auto control = HttpServer::start(
+        p.control,
+        [endpoint = self->endpoint_.get()](const HttpRequest& request) {
+          return endpoint->answer(request);
+        },
+        self->host_.log);
+    if (!control) return in_step("control", std::move(control).error());
+    self->control_ = std::move(*control);
+    self->control_path_ = p.control;
+    self->step("start: control socket opened", began);
+  }
+  self->waiter_ = std::thread([s = self.get()] { s->wait_and_close(); });
+  return self;
+}
+
+VolumeServer::~VolumeServer() { stop(); }
+
+std::string VolumeServer::description() const {
+  const VolumeStatus s = volume_->status();
+  return fmt::format("nbd-remap volume: {} with spare {}", s.main.info.name,
+                     s.spare.info.name.empty() ? "missing" : s.spare.info.name);
+}
+
+// Clients may still connect while nbdkit closes its listening socket, so their
+// sockets are shut again until stop() says that nbdkit has let them go.
+void VolumeServer::wait_and_close() {
+  host_.wait_for_end();
+  auto began = steady_clock::now();
+  volume_->close_gate();
+  if (!volume_->drain(kStopBound)) {
+    host_.log(LogLevel::error,
+              fmt::format("stop: {} requests still in flight after {} s: a "
+                          "disk hangs; ending without a clean mark",
+                          volume_->status().in_flight, kStopBound.count()));
+    ::_exit(EXIT_FAILURE);
+  }
+  drained_ = true;
+  step("stop: requests ended", began);
+  began = steady_clock::now();
+  int shut = 0;
+  while (!ending_) {
+    shut += shutdown_client_sockets(control_path_);
+    if (steady_clock::now() - began > kStopBound) {
+      host_.log(LogLevel::error,
+                fmt::format("stop: nbdkit still holds clients after {} s; "
+                            "ending without a clean mark",
+                            kStopBound.count()));
+      ::_exit(EXIT_FAILURE);
+    }
+    std::this_thread::sleep_for(std::chrono::milliseconds(5));
+  }
+  step(fmt::format("stop: {} client sockets shut", shut).c_str(), began);
+}
+
+void VolumeServer::stop() {
+  ending_ = true;
+  if (waiter_.joinable()) waiter_.join();
+  if (control_) {
+    const auto began = steady_clock::now();
+    control_.reset();
+    endpoint_.reset();
+    step("stop: control socket closed", began);
+  }
+  if (!volume_) return;
+  auto began = steady_clock::now();
+  if (drained_) {
+    if (Status status = volume_->close(); !status)
+      host_.log(LogLevel::error, "stop: " + status.error().text());
+    step("stop: checkpoint written, marked clean", began);
+  }
+  began = steady_clock::now();
+  volume_.reset();
+  step("stop: disks closed", began);
+}
+
+}  // namespace nbd_remap

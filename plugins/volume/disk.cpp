@@ -1,0 +1,101 @@
+// SPDX-License-Identifier: BSD-3-Clause
+#include "plugins/volume/disk.hpp"
+
+#include <cerrno>
+#include <utility>
+
+namespace nbd_remap {
+
+Disk::Disk(std::unique_ptr<Backend> backend) : backend_(std::move(backend)) {}
+
+Status Disk::note(Status status) {
+  if (status)
+    successes_.fetch_add(1, std::memory_order_relaxed);
+  else
+    ++errors_[static_cast<std::size_t>(status.error().error_class)];
+  return status;
+}
+
+Status Disk::refuse_in_doubt() const {
+  return make_error(ErrorClass::transport, EIO,
+                    info().name +
+                        ": an earlier flush failed; what was written since "
+                        "the last good one is in doubt until a restart");
+}
+
+Status Disk::read(DeviceOffset offset, Bytes buffer) {
+  return note(backend_->read(offset, buffer));
+}
+
+Status Disk::write(DeviceOffset offset, ConstBytes data,
+                   Durability durability) {
+  if (durability == Durability::fua && in_doubt_) return refuse_in_doubt();
+  Status status = note(backend_->write(offset, data, durability));
+  if (durability == Durability::cached || !status) dirty_ = true;
+  if (!status && durability == Durability::fua && !info().direct)
+    in_doubt_ = true;
+  return status;
+}
+
+Status Disk::zero(DeviceOffset offset, std::uint64_t length, ZeroMode mode,
+                  Durability durability) {
+  if (durability == Durability::fua && in_doubt_) return refuse_in_doubt();
+  Status status = backend_->zero(offset, length, mode, durability);
+  if (mode == ZeroMode::fast_only && !status &&
+      status.error().errnum == ENOTSUP)
+    return status;  // an answer, not a failure: nothing was changed
+  status = note(std::move(status));
+  if (durability == Durability::cached || !status) dirty_ = true;
+  if (!status && durability == Durability::fua && !info().direct)
+    in_doubt_ = true;
+  return status;
+}
+
+Status Disk::trim(DeviceOffset offset, std::uint64_t length) {
+  Status status = note(backend_->trim(offset, length));
+  dirty_ = true;
+  return status;
+}
+
+Result<std::vector<Extent>> Disk::extents(DeviceOffset offset,
+                                          std::uint64_t length) {
+  return backend_->extents(offset, length);
+}
+
+Status Disk::cache(DeviceOffset offset, std::uint64_t length) {
+  return backend_->cache(offset, length);
+}
+
+Status Disk::flush() {
+  {
+    MutexLock lock(mu_);
+    // The first round to begin from here on covers the caller.
+    const std::uint64_t mine = rounds_begun_ + 1;
+    while (flushing_ && rounds_ended_ < mine) round_over_.wait(mu_);
+    if (rounds_ended_ >= mine) {
+      if (in_doubt_) return refuse_in_doubt();
+      return {};
+    }
+    flushing_ = true;
+    ++rounds_begun_;
+  }
+  Status status;
+  if (in_doubt_)
+    status = refuse_in_doubt();
+  else if (dirty_.exchange(false))
+    status = note(backend_->flush());
+  if (!status) in_doubt_ = true;
+  MutexLock lock(mu_);
+  flushing_ = false;
+  ++rounds_ended_;
+  round_over_.notify_all();
+  return status;
+}
+
+std::array<std::uint64_t, kErrorClassCount> Disk::errors() const {
+  std::array<std::uint64_t, kErrorClassCount> out{};
+  for (std::size_t i = 0; i < out.size(); ++i) out[i] = errors_[i];
+  return out;
+}
+
+}  // namespace nbd_remap

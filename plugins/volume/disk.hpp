@@ -1,0 +1,64 @@
+#pragma once
+// SPDX-License-Identifier: BSD-3-Clause
+// Disk: a Backend as the volume uses it. Counts errors by class, joins flushes
+// that run at once, and never forgets one that failed (contract C12).
+//
+// Flush       Callers that come while a flush runs share the next one: a flush
+//             that began earlier may have missed their writes. One with
+//             nothing written since the last good one is not sent.
+// Doubt       After a flush failed (or a FUA write through the page cache,
+//             whose error may be another write's) every flush and FUA write
+//             fails with EIO until the server is started again.
+// Threads     any, at once.
+
+#include <array>
+#include <atomic>
+#include <cstdint>
+#include <memory>
+
+#include "plugins/backend/backend.hpp"
+#include "plugins/base/mutex.hpp"
+
+namespace nbd_remap {
+
+class Disk final : public Backend {
+ public:
+  explicit Disk(std::unique_ptr<Backend> backend);
+
+  const BackendInfo& info() const override { return backend_->info(); }
+  Status read(DeviceOffset offset, Bytes buffer) override;
+  Status write(DeviceOffset offset, ConstBytes data,
+               Durability durability) override;
+  Status zero(DeviceOffset offset, std::uint64_t length, ZeroMode mode,
+              Durability durability) override;
+  Status trim(DeviceOffset offset, std::uint64_t length) override;
+  Result<std::vector<Extent>> extents(DeviceOffset offset,
+                                      std::uint64_t length) override;
+  Status cache(DeviceOffset offset, std::uint64_t length) override;
+  Status flush() override;
+
+  bool in_doubt() const { return in_doubt_; }
+  // By ErrorClass.
+  std::array<std::uint64_t, kErrorClassCount> errors() const;
+  // Calls that succeeded; for "did anything work since?".
+  std::uint64_t successes() const { return successes_; }
+
+ private:
+  Status note(Status status);
+  Status refuse_in_doubt() const;
+
+  const std::unique_ptr<Backend> backend_;
+  std::atomic<bool> in_doubt_{false};
+  // What an earlier server wrote and did not flush counts as well.
+  std::atomic<bool> dirty_{true};
+  std::atomic<std::uint64_t> successes_{0};
+  std::array<std::atomic<std::uint64_t>, kErrorClassCount> errors_{};
+
+  Mutex mu_;
+  CondVar round_over_;
+  bool flushing_ GUARDED_BY(mu_) = false;
+  std::uint64_t rounds_begun_ GUARDED_BY(mu_) = 0;
+  std::uint64_t rounds_ended_ GUARDED_BY(mu_) = 0;
+};
+
+}  // namespace nbd_remap

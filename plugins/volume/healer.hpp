@@ -1,0 +1,120 @@
+#pragma once
+// SPDX-License-Identifier: BSD-3-Clause
+// Healer: what happens when the straight way fails. May be slow, must be
+// simple.
+//
+// Write   A run that MAIN refuses is halved down to blocks; blocks that still
+//         fail go to slots. Order for a batch of blocks (contract C4): slot
+//         data, flush, record, flush, table. Sectors of the block that the
+//         request does not cover are copied if they can be read, and are
+//         unreadable afterwards if not (C6).
+// Read    A run that cannot be read is halved down to sectors; a sector is
+//         tried retries + 1 times. If all can be read the request succeeds,
+//         else those that cannot become pending and it fails (C5).
+// MAIN    Before anything is mapped or marked the breaker is asked; if MAIN as
+//         a whole does not answer, nothing is (C10).
+//
+// Threads  any, at once, for different regions.
+// REQUIRES of read and write: the caller holds the range's regions exclusively.
+
+#include <chrono>
+#include <cstdint>
+#include <optional>
+#include <vector>
+
+#include "plugins/base/aligned_buffer.hpp"
+#include "plugins/base/clock.hpp"
+#include "plugins/base/log.hpp"
+#include "plugins/remap/remap_store.hpp"
+#include "plugins/volume/breaker.hpp"
+#include "plugins/volume/disk.hpp"
+#include "plugins/volume/request_split.hpp"
+#include "plugins/volume/stats.hpp"
+#include "plugins/volume/volume_options.hpp"
+
+namespace nbd_remap {
+
+class Healer {
+ public:
+  Healer(Disk& main, Disk& spare, RemapStore& store, Breaker& breaker,
+         const VolumeOptions& options, const Clock& clock, Stats& stats,
+         LogSink log);
+
+  Status read(VolumeOffset offset, Bytes buffer);
+  // Any alignment. With Durability::fua all of it is durable on success.
+  Status write(VolumeOffset offset, ConstBytes data, Durability durability);
+
+ private:
+  // A block on its way to a slot; its content is whole where entry.valid says.
+  struct Item {
+    RemapEntry entry;                // the slot is found by place()
+    std::optional<SlotNo> bad_slot;  // that the block leaves, to be retired
+    AlignedBuffer content;
+  };
+  // The part of a write that falls into one block.
+  struct Part {
+    RemapEntry entry;  // of the block now; all valid without a slot: clean
+    std::uint64_t start = 0;  // of the block, volume bytes
+    std::uint64_t from = 0;   // of the part, volume bytes
+    std::uint64_t to = 0;
+    ConstBytes data;
+    SectorMasks sectors;
+  };
+  // Reads a run, halving it where it fails, and notes what cannot be read.
+  struct Search {
+    Healer& healer;
+    std::uint64_t at;  // volume byte where the run begins
+    // For a client's read: the breaker is asked, and the search ends some time
+    // after the first bad sector, as the request fails anyway.
+    bool for_client = false;
+    std::vector<std::uint64_t> bad_sectors;  // of the volume, ascending
+    std::chrono::steady_clock::time_point until{};
+
+    Status run(Disk& disk, DeviceOffset device, Bytes into);
+    bool is_bad(std::uint64_t sector) const;
+
+   private:
+    Status halve(Disk& disk, DeviceOffset device, std::uint64_t from,
+                 Bytes into);
+    Status one_sector(Disk& disk, DeviceOffset device, std::uint64_t from,
+                      Bytes into, Status status);
+  };
+
+  // write
+  Part make_part(const RemapEntry& entry, std::uint64_t from, std::uint64_t to,
+                 ConstBytes data) const;
+  Status write_clean(std::uint64_t from, std::uint64_t to, ConstBytes data,
+                     std::vector<Item>& items);
+  Status halve_write(std::uint64_t from, ConstBytes data,
+                     std::vector<Item>& items);
+  Status write_block(const Part& part, std::vector<Item>& items);
+  Status write_on_main(const Part& part, bool& bad);
+  Status write_in_slot(const Part& part, bool& bad);
+  Status to_slot(const Part& part, bool slot_failed, std::vector<Item>& items);
+  // The old sectors of [from, to) that the part does not cover, then the part.
+  Status compose(const Part& part, std::uint64_t from, std::uint64_t to,
+                 Bytes block, std::uint64_t& valid);
+  Status read_sectors(const Part& part, std::uint64_t wanted, Bytes block,
+                      std::uint64_t& got);
+  Status place(std::vector<Item>& items);
+  Status fill_slots(std::vector<Item>& items, std::vector<SlotNo>& failed);
+
+  // read
+  Status mark_pending(const std::vector<std::uint64_t>& bad_sectors);
+
+  RemapEntry entry_of(BlockNo block) const;
+  Status main_failed(BlockNo block);
+
+  Disk& main_;
+  Disk& spare_;
+  RemapStore& store_;
+  Breaker& breaker_;
+  const VolumeOptions options_;
+  const Clock& clock_;
+  Stats& stats_;
+  LogSink log_;
+  const Layout layout_;
+  const std::uint64_t block_bytes_;
+};
+
+}  // namespace nbd_remap

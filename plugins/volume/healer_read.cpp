@@ -1,0 +1,167 @@
+// SPDX-License-Identifier: BSD-3-Clause
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <map>
+
+#include "plugins/volume/healer.hpp"
+
+namespace nbd_remap {
+namespace {
+constexpr unsigned kProbes = 8;
+}  // namespace
+
+Healer::Healer(Disk& main, Disk& spare, RemapStore& store, Breaker& breaker,
+               const VolumeOptions& options, const Clock& clock, Stats& stats,
+               LogSink log)
+    : main_(main),
+      spare_(spare),
+      store_(store),
+      breaker_(breaker),
+      options_(options),
+      clock_(clock),
+      stats_(stats),
+      log_(std::move(log)),
+      layout_(store.layout()),
+      block_bytes_(layout_.block_bytes) {}
+
+RemapEntry Healer::entry_of(BlockNo block) const {
+  const auto entry = store_.table().find_first(block, BlockNo{block.value + 1});
+  if (entry) return *entry;
+  RemapEntry clean;
+  clean.block = block;
+  clean.valid = store_.all_valid();
+  return clean;
+}
+
+// OK: MAIN answers elsewhere, so this place is what is bad.
+Status Healer::main_failed(BlockNo block) {
+  const Error dead = make_error(
+      ErrorClass::transport, EIO,
+      main_.info().name + ": no longer answers; the breaker is open");
+  if (breaker_.open()) return dead;
+  if (!breaker_.failed(block, main_.successes())) return {};
+  const std::uint64_t bytes = main_.info().size_bytes;
+  const std::uint64_t logical = main_.info().logical_block_bytes;
+  AlignedBuffer sector(logical);
+  for (unsigned i = 0; i < kProbes; ++i) {
+    const std::uint64_t at =
+        round_down(bytes / (2 * kProbes) * (2 * i + 1), logical);
+    if (main_.read(DeviceOffset{at}, sector.bytes())) {
+      breaker_.answered();
+      return {};
+    }
+  }
+  breaker_.trip();
+  log_(LogLevel::error,
+       fmt::format("{}: {} blocks failed in a row and {} probes over the whole "
+                   "disk failed too: taken for dead, nothing more is remapped",
+                   main_.info().name, options_.breaker, kProbes));
+  return dead;
+}
+
+bool Healer::Search::is_bad(std::uint64_t sector) const {
+  return std::binary_search(bad_sectors.begin(), bad_sectors.end(), sector);
+}
+
+Status Healer::Search::run(Disk& disk, DeviceOffset device, Bytes into) {
+  return halve(disk, device, at, into);
+}
+
+Status Healer::Search::halve(Disk& disk, DeviceOffset device,
+                             std::uint64_t from, Bytes into) {
+  if (for_client && !bad_sectors.empty() && healer.clock_.now() >= until)
+    return {};
+  Status status = disk.read(device, into);
+  if (status || status.error().error_class != ErrorClass::medium) return status;
+  const std::uint64_t end = from + into.size();
+  const std::uint64_t unit =
+      from / healer.block_bytes_ != (end - 1) / healer.block_bytes_
+          ? healer.block_bytes_
+          : kSectorBytes;
+  const std::uint64_t first = from / unit;
+  const std::uint64_t last = (end - 1) / unit;
+  if (first == last) return one_sector(disk, device, from, into, status);
+  const std::uint64_t middle = (first + last + 1) / 2 * unit - from;
+  if (status = halve(disk, device, from, into.first(middle)); !status)
+    return status;
+  return halve(disk, DeviceOffset{device.value + middle}, from + middle,
+               into.subspan(middle));
+}
+
+Status Healer::Search::one_sector(Disk& disk, DeviceOffset device,
+                                  std::uint64_t from, Bytes into,
+                                  Status status) {
+  for (unsigned i = 0; i < healer.options_.retries; ++i) {
+    status = disk.read(device, into);
+    if (status || status.error().error_class != ErrorClass::medium)
+      return status;
+  }
+  if (for_client) {
+    if (bad_sectors.empty())
+      until = healer.clock_.now() + healer.options_.search_bound;
+    if (&disk == &healer.main_) {
+      status = healer.main_failed(BlockNo{from / healer.block_bytes_});
+      if (!status) return status;
+    }
+  }
+  bad_sectors.push_back(from / kSectorBytes);
+  return {};
+}
+
+Status Healer::read(VolumeOffset offset, Bytes buffer) {
+  Search search{*this, offset.value, true, {}, {}};
+  Search in_slots{*this, offset.value, true, {}, {}};
+  for (const Piece& piece :
+       split_request(offset, buffer.size(), store_.table(), layout_)) {
+    if (piece.place == Piece::Place::unreadable)
+      return make_error(EIO, fmt::format("volume: bytes from {} are pending",
+                                         piece.offset.value));
+    const Bytes into =
+        buffer.subspan(piece.offset.value - offset.value, piece.length);
+    const bool slot = piece.place == Piece::Place::slot;
+    Search& s = slot ? in_slots : search;
+    s.at = piece.offset.value;
+    Status status = s.run(slot ? spare_ : main_, piece.device, into);
+    if (!status) return status;
+  }
+  if (search.bad_sectors.empty() && in_slots.bad_sectors.empty()) {
+    ++stats_.retried_reads;
+    return {};
+  }
+  // The client's error is EIO whether or not its reason could be remembered.
+  if (const Status marked = mark_pending(search.bad_sectors); !marked)
+    log_(LogLevel::warning, marked.error().text());
+  const auto& bad =
+      search.bad_sectors.empty() ? in_slots.bad_sectors : search.bad_sectors;
+  return make_error(
+      EIO, fmt::format("volume: {} sectors cannot be read, the first is {}",
+                       search.bad_sectors.size() + in_slots.bad_sectors.size(),
+                       bad.front()));
+}
+
+Status Healer::mark_pending(const std::vector<std::uint64_t>& bad_sectors) {
+  std::map<BlockNo, RemapEntry> blocks;
+  const std::uint64_t per_block = block_bytes_ / kSectorBytes;
+  for (std::uint64_t sector : bad_sectors) {
+    const BlockNo block{sector / per_block};
+    auto [it, fresh] = blocks.try_emplace(block, entry_of(block));
+    it->second.valid &= ~(std::uint64_t{1} << (sector % per_block));
+  }
+  std::vector<RemapEntry> batch;
+  for (auto it = blocks.begin(); it != blocks.end();) {
+    batch.push_back(it->second);
+    ++it;
+    if (batch.size() < store_.max_entries() && it != blocks.end()) continue;
+    if (Status status = store_.commit(batch); !status) return status;
+    for (const RemapEntry& e : batch)
+      log_(LogLevel::warning,
+           fmt::format("block {} has unreadable sectors and is pending",
+                       e.block.value));
+    batch.clear();
+  }
+  return {};
+}
+
+}  // namespace nbd_remap

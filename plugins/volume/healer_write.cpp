@@ -1,0 +1,332 @@
+// SPDX-License-Identifier: BSD-3-Clause
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstring>
+
+#include "plugins/volume/healer.hpp"
+
+namespace nbd_remap {
+namespace {
+
+// Slots tried for one batch before the request gives up; each is retired.
+constexpr std::size_t kMaxBadSlots = 32;
+
+// The sectors of a block that [from, to) touches.
+std::uint64_t touched(std::uint64_t start, std::uint64_t block_bytes,
+                      std::uint64_t from, std::uint64_t to) {
+  return sector_masks(start, static_cast<std::uint32_t>(block_bytes), from, to)
+      .touched;
+}
+
+}  // namespace
+
+Status Healer::write(VolumeOffset offset, ConstBytes data,
+                     Durability durability) {
+  std::vector<Item> items;
+  const std::uint64_t healed = stats_.healed_blocks;
+  const std::uint64_t end = offset.value + data.size();
+  auto part_of_data = [&](std::uint64_t from, std::uint64_t to) {
+    return data.subspan(from - offset.value, to - from);
+  };
+  for (std::uint64_t at = offset.value; at < end;) {
+    const auto entry = store_.table().find_first(
+        BlockNo{at / block_bytes_}, BlockNo{(end - 1) / block_bytes_ + 1});
+    const std::uint64_t clean_end =
+        entry ? std::max(at, entry->block.value * block_bytes_) : end;
+    if (clean_end > at) {
+      Status status =
+          write_clean(at, clean_end, part_of_data(at, clean_end), items);
+      if (!status) return status;
+    }
+    if (!entry) break;
+    const std::uint64_t block_end =
+        std::min(end, (entry->block.value + 1) * block_bytes_);
+    Status status = write_block(make_part(*entry, clean_end, block_end,
+                                          part_of_data(clean_end, block_end)),
+                                items);
+    if (!status) return status;
+    at = block_end;
+  }
+  if (Status status = place(items); !status) return status;
+  if (stats_.healed_blocks != healed) ++stats_.healed_writes;
+  if (durability == Durability::cached) return {};
+  if (Status status = main_.flush(); !status) return status;
+  return spare_.flush();
+}
+
+Healer::Part Healer::make_part(const RemapEntry& entry, std::uint64_t from,
+                               std::uint64_t to, ConstBytes data) const {
+  Part part;
+  part.entry = entry;
+  part.start = entry.block.value * block_bytes_;
+  part.from = from;
+  part.to = to;
+  part.data = data;
+  part.sectors = sector_masks(
+      part.start, static_cast<std::uint32_t>(block_bytes_), from, to);
+  return part;
+}
+
+// Blocks at the ends that MAIN cannot take without read-modify-write are done
+// by themselves, what lies between in one go.
+Status Healer::write_clean(std::uint64_t from, std::uint64_t to,
+                           ConstBytes data, std::vector<Item>& items) {
+  const std::uint64_t logical = main_.info().logical_block_bytes;
+  const std::uint64_t base = from;
+  auto by_itself = [&](std::uint64_t a, std::uint64_t b) {
+    return write_block(make_part(entry_of(BlockNo{a / block_bytes_}), a, b,
+                                 data.subspan(a - base, b - a)),
+                       items);
+  };
+  if (from % logical != 0 || to - from < logical) {
+    const std::uint64_t head_end =
+        std::min(to, round_down(from, block_bytes_) + block_bytes_);
+    if (Status status = by_itself(from, head_end); !status) return status;
+    from = head_end;
+  }
+  if (from == to) return {};
+  std::uint64_t middle_end = to;
+  if (to % logical != 0)
+    middle_end = std::max(from, round_down(to - 1, block_bytes_));
+  if (middle_end > from) {
+    Status status =
+        halve_write(from, data.subspan(from - base, middle_end - from), items);
+    if (!status) return status;
+  }
+  return middle_end < to ? by_itself(middle_end, to) : Status();
+}
+
+// REQUIRES: clean blocks, aligned to MAIN's logical blocks.
+Status Healer::halve_write(std::uint64_t from, ConstBytes data,
+                           std::vector<Item>& items) {
+  Status status = main_.write(DeviceOffset{from}, data, Durability::cached);
+  if (status || status.error().error_class != ErrorClass::medium) return status;
+  const std::uint64_t first = from / block_bytes_;
+  const std::uint64_t last = (from + data.size() - 1) / block_bytes_;
+  if (first == last) {
+    if (Status answers = main_failed(BlockNo{first}); !answers) return answers;
+    return to_slot(
+        make_part(entry_of(BlockNo{first}), from, from + data.size(), data),
+        false, items);
+  }
+  const std::uint64_t middle = (first + last + 1) / 2 * block_bytes_ - from;
+  status = halve_write(from, data.first(middle), items);
+  if (!status) return status;
+  return halve_write(from + middle, data.subspan(middle), items);
+}
+
+Status Healer::write_block(const Part& part, std::vector<Item>& items) {
+  bool bad = false;
+  if (part.entry.remapped()) {
+    Status status = write_in_slot(part, bad);
+    return bad ? to_slot(part, true, items) : status;
+  }
+  const bool pending = part.entry.valid != store_.all_valid();
+  if (!pending || options_.on_pending_write == PendingWrite::main_first) {
+    Status status = write_on_main(part, bad);
+    if (!bad) return status;
+    if (Status answers = main_failed(part.entry.block); !answers)
+      return answers;
+  }
+  return to_slot(part, false, items);
+}
+
+// bad: MAIN cannot hold it. A sector that was unreadable counts as cured only
+// once it has been written durably and read back (C5).
+Status Healer::write_on_main(const Part& part, bool& bad) {
+  const std::uint64_t logical = main_.info().logical_block_bytes;
+  const std::uint64_t from = round_down(part.from, logical);
+  const std::uint64_t to = round_up(part.to, logical);
+  AlignedBuffer block(block_bytes_);
+  std::uint64_t valid = 0;
+  const std::uint64_t written = touched(part.start, block_bytes_, from, to);
+  if (Status status = compose(part, from, to, block.bytes(), valid); !status)
+    return status;
+  if (written & ~valid) {
+    bad = true;
+    return {};
+  }
+  const Bytes bytes = block.bytes().subspan(from - part.start, to - from);
+  const bool cures = (written & ~part.entry.valid) != 0;
+  Status status = main_.write(DeviceOffset{from}, bytes,
+                              cures ? Durability::fua : Durability::cached);
+  if (status && !cures) return status;
+  if (status) {
+    AlignedBuffer back(bytes.size());
+    status = main_.read(DeviceOffset{from}, back.bytes());
+    if (status && std::memcmp(back.data(), bytes.data(), bytes.size()) != 0)
+      status = make_error(
+          EIO, fmt::format("main: {} bytes at {} read back different",
+                           bytes.size(), from));
+  }
+  if (!status) {
+    bad = status.error().error_class == ErrorClass::medium;
+    return status;
+  }
+  RemapEntry entry = part.entry;
+  entry.valid |= written;
+  return store_.commit({entry});
+}
+
+// bad: the slot cannot hold it.
+Status Healer::write_in_slot(const Part& part, bool& bad) {
+  const std::uint64_t logical = spare_.info().logical_block_bytes;
+  const std::uint64_t slot = layout_.slot(part.entry.slot()).value;
+  const std::uint64_t from = round_down(part.from, logical);
+  const std::uint64_t to = round_up(part.to, logical);
+  AlignedBuffer block(block_bytes_);
+  std::uint64_t valid = 0;
+  if (Status status = compose(part, from, to, block.bytes(), valid); !status)
+    return status;
+  const std::uint64_t written = touched(part.start, block_bytes_, from, to);
+  if (written & part.entry.valid & ~valid) {
+    bad = true;  // a sector beside the part can no longer be read
+    return {};
+  }
+  const Bytes bytes = block.bytes().subspan(from - part.start, to - from);
+  Status status = spare_.write(DeviceOffset{slot + (from - part.start)}, bytes,
+                               Durability::cached);
+  if (!status) {
+    bad = status.error().error_class == ErrorClass::medium;
+    return status;
+  }
+  RemapEntry entry = part.entry;
+  entry.valid |= part.sectors.covered;
+  if (entry.valid == part.entry.valid) return {};
+  if (status = spare_.flush(); !status) return status;
+  return store_.commit({entry});
+}
+
+// valid: the sectors of block that are known now. An error if the part covers
+// only some bytes of a sector whose rest cannot be read: nothing is invented.
+Status Healer::compose(const Part& part, std::uint64_t from, std::uint64_t to,
+                       Bytes block, std::uint64_t& valid) {
+  const std::uint64_t wanted = touched(part.start, block_bytes_, from, to) &
+                               ~part.sectors.covered & part.entry.valid;
+  if (Status status = read_sectors(part, wanted, block, valid); !status)
+    return status;
+  const std::uint64_t partial = part.sectors.touched & ~part.sectors.covered;
+  if (partial & ~valid)
+    return make_error(
+        EIO, fmt::format("bytes {} to {} are part of a sector that cannot be "
+                         "read; write the whole sector",
+                         part.from, part.to));
+  std::copy(part.data.begin(), part.data.end(),
+            block.begin() + static_cast<long>(part.from - part.start));
+  valid |= part.sectors.covered;
+  return {};
+}
+
+Status Healer::read_sectors(const Part& part, std::uint64_t wanted, Bytes block,
+                            std::uint64_t& got) {
+  Disk& disk = part.entry.remapped() ? spare_ : main_;
+  const std::uint64_t base = part.entry.remapped()
+                                 ? layout_.slot(part.entry.slot()).value
+                                 : part.start;
+  const std::uint64_t end =
+      std::min(block_bytes_, main_.info().size_bytes - part.start);
+  auto bit = [](std::uint64_t s) { return std::uint64_t{1} << s; };
+  const std::uint64_t sectors = block_bytes_ / kSectorBytes;
+  for (std::uint64_t s = 0; s < sectors;) {
+    if (!(wanted & bit(s))) {
+      ++s;
+      continue;
+    }
+    if (s * kSectorBytes >= end) {  // beyond the end of the volume
+      got |= bit(s++);
+      continue;
+    }
+    std::uint64_t run = 1;
+    while (s + run < sectors && (s + run) * kSectorBytes < end &&
+           (wanted & bit(s + run)))
+      ++run;
+    Search search{*this, part.start + s * kSectorBytes, false, {}, {}};
+    Status status =
+        search.run(disk, DeviceOffset{base + s * kSectorBytes},
+                   block.subspan(s * kSectorBytes, run * kSectorBytes));
+    if (!status) return status;
+    for (std::uint64_t i = s; i < s + run; ++i)
+      if (!search.is_bad(part.start / kSectorBytes + i)) got |= bit(i);
+    s += run;
+  }
+  return {};
+}
+
+// The whole block, as it will be in its slot.
+Status Healer::to_slot(const Part& part, bool slot_failed,
+                       std::vector<Item>& items) {
+  Item item;
+  item.content = AlignedBuffer(block_bytes_);
+  item.entry.block = part.entry.block;
+  Status status = compose(part, part.start, part.start + block_bytes_,
+                          item.content.bytes(), item.entry.valid);
+  if (!status) return status;
+  if (slot_failed) item.bad_slot = part.entry.slot();
+  items.push_back(std::move(item));
+  // Each item may also retire a slot.
+  return items.size() * 2 + kMaxBadSlots >= store_.max_entries() ? place(items)
+                                                                 : Status();
+}
+
+Status Healer::place(std::vector<Item>& items) {
+  if (items.empty()) return {};
+  std::vector<SlotNo> retire;
+  Status status = fill_slots(items, retire);
+  if (status) status = spare_.flush();
+  if (!status) {
+    for (const Item& item : items)
+      if (item.entry.remapped()) store_.give_back(item.entry.slot());
+    stats_.slots_retired += retire.size();
+    // The request fails for its own reason, whatever this answers.
+    if (const Status retired = store_.commit({}, retire); !retired)
+      log_(LogLevel::error, retired.error().text());
+    return status;
+  }
+  std::vector<RemapEntry> entries;
+  entries.reserve(items.size());
+  for (const Item& item : items) {
+    entries.push_back(item.entry);
+    if (item.bad_slot) retire.push_back(*item.bad_slot);
+  }
+  status = store_.commit(entries, retire);
+  if (!status) return status;
+  stats_.healed_blocks += items.size();
+  stats_.slots_retired += retire.size();
+  for (const RemapEntry& e : entries)
+    log_(LogLevel::info, fmt::format("block {} is remapped to slot {}",
+                                     e.block.value, e.slot_or_none));
+  items.clear();
+  return {};
+}
+
+// A slot for each item, with its content. A slot that refuses it is failed.
+Status Healer::fill_slots(std::vector<Item>& items,
+                          std::vector<SlotNo>& failed) {
+  for (Item& item : items) {
+    while (!item.entry.remapped()) {
+      const auto slot = store_.take_slot();
+      if (!slot)
+        return make_error(ErrorClass::full, EIO,
+                          "spare: full, no slot is free");
+      Status status = spare_.write(layout_.slot(*slot), item.content.bytes(),
+                                   Durability::cached);
+      if (status) {
+        item.entry.slot_or_none = slot->value;
+        break;
+      }
+      if (status.error().error_class != ErrorClass::medium) {
+        store_.give_back(*slot);
+        return status;
+      }
+      failed.push_back(*slot);
+      log_(LogLevel::warning, fmt::format("slot {} fails and is retired: {}",
+                                          slot->value, status.error().text()));
+      if (failed.size() >= kMaxBadSlots) return status;
+    }
+  }
+  return {};
+}
+
+}  // namespace nbd_remap

@@ -1,0 +1,138 @@
+#pragma once
+// SPDX-License-Identifier: BSD-3-Clause
+// Volume: one virtual disk. Serves each sector from MAIN, or from its slot on
+// SPARE once its block is remapped. The promises are numbered C1 to C14 in the
+// tests and mean, in short:
+//
+//   read    the newest acknowledged content of every sector, or an error
+//   write   done means: on MAIN, or in a slot with a durable mapping
+//   flush   done means: everything acknowledged before is durable
+//
+// Units       VolumeOffset and lengths in bytes, any alignment.
+// Invariants  (1) size() is constant.
+//             (2) A block is served from SPARE only once its log record is
+//                 durable (RemapStore sees to it), and then never from MAIN.
+//             (3) The map of a block changes only under its region's exclusive
+//                 lock; every request holds its regions at least shared.
+// Threads     requests and status(): any thread, at once. close(): one thread,
+//             after drain().
+// Lock order  Gate, RegionLocks, RemapStore, RemapTable and SlotPool. No mutex
+//             is held across I/O; region locks are (see region_locks.hpp).
+// Errors      Medium errors on MAIN are healed here; what comes out is for the
+//             client, by nbd_errno(). Bad ranges are class caller.
+
+#include <chrono>
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "plugins/backend/backend.hpp"
+#include "plugins/base/clock.hpp"
+#include "plugins/base/gate.hpp"
+#include "plugins/base/log.hpp"
+#include "plugins/remap/remap_store.hpp"
+#include "plugins/volume/breaker.hpp"
+#include "plugins/volume/disk.hpp"
+#include "plugins/volume/region_locks.hpp"
+#include "plugins/volume/stats.hpp"
+#include "plugins/volume/volume_options.hpp"
+
+namespace nbd_remap {
+
+struct DiskStatus {
+  BackendInfo info;
+  std::array<std::uint64_t, kErrorClassCount> errors{};
+  bool in_doubt = false;
+};
+
+struct VolumeStatus {
+  std::uint64_t size = 0;
+  bool read_only = false;
+  bool stopping = false;
+  bool breaker_open = false;
+  std::string missing_spare;  // why there is no map; empty: there is one
+  DiskStatus main;
+  DiskStatus spare;
+  StoreStatus store;
+  std::uint64_t in_flight = 0;
+};
+
+class Healer;
+
+class Volume {
+ public:
+  // store refers to *spare. spare and store are null together: then nothing
+  // is known of any block, the volume is read-only and every read fails;
+  // missing_spare says why.
+  Volume(std::unique_ptr<Disk> main, std::unique_ptr<Disk> spare,
+         std::unique_ptr<RemapStore> store, bool read_only,
+         std::string missing_spare, const VolumeOptions& options,
+         const Clock& clock, LogSink log);
+  ~Volume();
+
+  std::uint64_t size() const { return main_->info().size_bytes; }
+  std::uint32_t block_bytes() const;
+  bool read_only() const { return read_only_; }
+  bool can_fast_zero() const { return main_->info().fast_zero; }
+
+  Status read(VolumeOffset offset, Bytes buffer);
+  Status write(VolumeOffset offset, ConstBytes data, Durability durability);
+  Status zero(VolumeOffset offset, std::uint64_t length, ZeroMode mode,
+              Durability durability);
+  Status trim(VolumeOffset offset, std::uint64_t length, Durability durability);
+  // At least one extent, in order from offset, none beyond offset + length.
+  Result<std::vector<Extent>> extents(VolumeOffset offset,
+                                      std::uint64_t length);
+  Status cache(VolumeOffset offset, std::uint64_t length);
+  Status flush();
+
+  VolumeStatus status() const;
+  const Stats& stats() const { return stats_; }
+  // Entries from this block on, in order, at most limit.
+  std::vector<RemapEntry> entries(BlockNo from, std::size_t limit) const;
+
+  // The ordered stop: no new requests, wait for those in flight, and then,
+  // if all have ended, checkpoint and mark clean.
+  void close_gate() { gate_.close(); }
+  bool drain(std::chrono::milliseconds bound) { return gate_.drain(bound); }
+  Status close();
+
+ private:
+  using Mode = RegionLocks::Mode;
+  // Gate, range check, region lock; counts the request and its error.
+  template <class Body>
+  Status request(Op op, VolumeOffset offset, std::uint64_t length, bool writes,
+                 Body&& body);
+  template <class Body>
+  Status locked(Mode mode, VolumeOffset offset, std::uint64_t length,
+                Body&& body);
+  Status check_range(VolumeOffset offset, std::uint64_t length) const;
+  bool aligned(VolumeOffset offset, std::uint64_t length) const;
+  bool all_clean(VolumeOffset offset, std::uint64_t length) const;
+  Status main_answers() const;
+  Status fast_read(VolumeOffset offset, Bytes buffer, bool& heal);
+  Status fast_write(VolumeOffset offset, ConstBytes data, Durability durability,
+                    bool& heal);
+  Status heal_write(VolumeOffset offset, ConstBytes data,
+                    Durability durability);
+  Status zero_chunk(VolumeOffset offset, std::uint64_t length, ZeroMode mode,
+                    Durability durability);
+  Status flush_disks();
+
+  const std::unique_ptr<Disk> main_;
+  const std::unique_ptr<Disk> spare_;
+  const std::unique_ptr<RemapStore> store_;
+  const bool read_only_;
+  const std::string missing_spare_;
+  const VolumeOptions options_;
+  LogSink log_;
+  Stats stats_;
+  Gate gate_;
+  RegionLocks regions_;
+  Breaker breaker_;
+  std::unique_ptr<Healer> healer_;
+};
+
+}  // namespace nbd_remap
