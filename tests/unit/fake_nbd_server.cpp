@@ -165,7 +165,9 @@ void FakeNbdServer::serve(int fd) {
     }
     if (request.type == 1 && !receive(fd, in, request.length)) return;
     ++requests_;
-    if (!transmit(fd, answer_(request))) return;
+    const bool sent = transmit(fd, answer_(request));
+    ++answers_;
+    if (!sent) return;
   }
 }
 

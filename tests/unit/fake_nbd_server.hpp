@@ -75,6 +75,8 @@ class FakeNbdServer {
   }
   int connections() const { return connections_; }
   int requests() const { return requests_; }
+  // Sent, or tried to.
+  int answers() const { return answers_; }
 
  private:
   void listen();
@@ -89,6 +91,7 @@ class FakeNbdServer {
   UniqueFd listener_;
   std::atomic<int> connections_{0};
   std::atomic<int> requests_{0};
+  std::atomic<int> answers_{0};
   std::mutex mu_;
   std::vector<UniqueFd> sockets_;
   std::vector<std::jthread> threads_;
