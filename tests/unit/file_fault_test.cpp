@@ -70,10 +70,11 @@ TEST_P(FileFault, the_error_of_a_read_has_class_and_place) {
 }
 
 TEST_P(FileFault, the_error_of_a_write_is_met_by_that_write) {
+  const SyscallFault plain{SYS_pwrite64, EIO};
+  const SyscallFault fua{SYS_pwritev2, EIO, 5, RWF_DSYNC};
   for (Durability durability : {Durability::cached, Durability::fua})
     run_in_child([&] {
-      const bool fua = durability == Durability::fua;
-      ASSERT_TRUE(fail_syscall({fua ? SYS_pwritev2 : SYS_pwrite64, EIO}));
+      ASSERT_TRUE(fail_syscall(durability == Durability::fua ? fua : plain));
       const Status s = disk_->write({0}, data_, durability);
       ASSERT_FALSE(s.ok());
       EXPECT_EQ(s.error().error_class, ErrorClass::medium);

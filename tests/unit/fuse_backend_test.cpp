@@ -14,6 +14,7 @@
 #include "plugins/backend/file_backend.hpp"
 #include "tests/fakes/scratch.hpp"
 #include "tests/unit/nbdkit_server.hpp"
+#include "tests/unit/syscall_fault.hpp"
 
 namespace nbd_remap {
 namespace {
@@ -103,6 +104,11 @@ TEST(FuseBackend, a_fua_write_reaches_the_disk_under_fuse_with_a_flush) {
     ASSERT_TRUE(disk->write({0}, data, Durability::fua).ok());
     EXPECT_GT(server.logged(" Flush ") + server.logged("fua=1"), before)
         << server.log();
+    // RWF_DSYNC is a flag that a FUSE server may ignore: not relied on.
+    run_in_child([&] {
+      ASSERT_TRUE(fail_syscall({SYS_pwritev2, EIO}));
+      EXPECT_TRUE(disk->write({0}, data, Durability::fua).ok());
+    });
   }
 }
 
