@@ -55,8 +55,10 @@ struct BackendInfo {
   std::uint32_t physical_block_bytes = 4096;  // power of two, >= logical
   bool read_only = false;
   // An error is met by the request that causes it (contract C11). False for
-  // a file or device that is used through the page cache.
+  // a file or device that is used through the page cache of this machine.
   bool direct = false;
+  // Behind a server, which is taken at its word: direct says nothing here.
+  bool remote = false;
   bool can_flush = true;   // false: nothing is ever known to be durable
   bool fast_zero = false;  // ZeroMode::fast_only may succeed
   // What stays the same while it is the same disk: WWN or serial of a device,

@@ -295,7 +295,7 @@ Result<BackendInfo> describe(const std::string& uri, const NbdExport& remote,
   info.identity = nbd_identity(uri);
   info.size_bytes = remote.size_bytes;
   info.read_only = remote.read_only || options.read_only;
-  info.direct = false;
+  info.remote = true;
   info.can_flush = remote.can_flush;
   info.fast_zero = remote.can_zero && remote.can_fast_zero;
 

@@ -109,7 +109,7 @@ Status check_blocks(const Backend& main, const Backend& spare,
 }
 
 void warn_if_cached(const Backend& disk, const char* role, const LogSink& log) {
-  if (disk.info().direct) return;
+  if (disk.info().direct || disk.info().remote) return;
   log(LogLevel::warning,
       fmt::format("{}={}: no direct I/O here: a write error is met by a later "
                   "FLUSH, which will fail, instead of being healed",

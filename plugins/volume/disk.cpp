@@ -16,6 +16,8 @@ Status Disk::note(Status status) {
   return status;
 }
 
+bool Disk::cached_here() const { return !info().direct && !info().remote; }
+
 Status Disk::refuse_in_doubt() const {
   return make_error(ErrorClass::transport, EIO,
                     info().name +
@@ -32,7 +34,7 @@ Status Disk::write(DeviceOffset offset, ConstBytes data,
   if (durability == Durability::fua && in_doubt_) return refuse_in_doubt();
   Status status = note(backend_->write(offset, data, durability));
   if (durability == Durability::cached || !status) dirty_ = true;
-  if (!status && durability == Durability::fua && !info().direct)
+  if (!status && durability == Durability::fua && cached_here())
     in_doubt_ = true;
   return status;
 }
@@ -46,7 +48,7 @@ Status Disk::zero(DeviceOffset offset, std::uint64_t length, ZeroMode mode,
     return status;  // an answer, not a failure: nothing was changed
   status = note(std::move(status));
   if (durability == Durability::cached || !status) dirty_ = true;
-  if (!status && durability == Durability::fua && !info().direct)
+  if (!status && durability == Durability::fua && cached_here())
     in_doubt_ = true;
   return status;
 }

@@ -46,6 +46,7 @@ class Disk final : public Backend {
  private:
   Status note(Status status);
   Status refuse_in_doubt() const;
+  bool cached_here() const;
 
   const std::unique_ptr<Backend> backend_;
   std::atomic<bool> in_doubt_{false};
