@@ -171,6 +171,11 @@ Result<std::unique_ptr<HttpServer>> HttpServer::start(
   }
 }
 
+Status HttpServer::check(const std::string& socket_path) {
+  const auto listener = UnixListener::open(socket_path);
+  return listener ? Status() : Status(listener.error());
+}
+
 HttpResponse http_problem(int status, const std::string& title,
                           const std::string& detail) {
   const nlohmann::ordered_json problem{{"type", "about:blank"},

@@ -66,6 +66,9 @@ class HttpServer {
   static Result<std::unique_ptr<HttpServer>> start(
       const std::string& socket_path, HttpHandler handler, LogSink log,
       const HttpServerOptions& options = {});
+  // What start() would say of the path, without a server: for a host that can
+  // start threads only when it can no longer fail in front of people.
+  static Status check(const std::string& socket_path);
   virtual ~HttpServer() = default;  // stops
   virtual void stop() = 0;
 };

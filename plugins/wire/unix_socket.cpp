@@ -63,7 +63,8 @@ Result<UniqueFd> lock_folder_of(const std::string& path) {
                                  : path.substr(0, slash + 1);
   UniqueFd fd(::open(folder.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
   if (!fd)
-    return socket_error(errno, path, fmt::format("open folder {}", folder));
+    return make_error(ErrorClass::caller, errno,
+                      fmt::format("socket {}: open folder {}", path, folder));
   for (int i = 0; i < kLockTries; ++i) {
     if (::flock(fd.get(), LOCK_EX | LOCK_NB) == 0) return fd;
     if (errno != EWOULDBLOCK && errno != EINTR) break;

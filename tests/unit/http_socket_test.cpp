@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: BSD-3-Clause
 // The server's socket: its file, its mode, who may connect, what it leaves.
 #include <fcntl.h>
+#include <sys/file.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/un.h>
@@ -9,6 +10,7 @@
 #include <atomic>
 #include <cstring>
 #include <fstream>
+#include <future>
 #include <thread>
 #include <tuple>
 #include <vector>
@@ -86,6 +88,28 @@ TEST_F(HttpSocketTest, of_many_started_over_one_dead_socket_exactly_one_lives) {
   }
 }
 
+// What the test above needs luck to show.
+TEST_F(HttpSocketTest, a_start_waits_for_another_in_the_folder_but_not_long) {
+  UniqueFd folder(::open(folder_.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+  ASSERT_EQ(::flock(folder.get(), LOCK_EX), 0);
+  auto patient = std::async(std::launch::async, [this] { return try_start(); });
+  EXPECT_EQ(patient.wait_for(300ms), std::future_status::timeout);
+  EXPECT_FALSE(fs::exists(path_));
+  folder.reset();
+  EXPECT_TRUE(patient.get());
+
+  UniqueFd again(::open(folder_.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+  ASSERT_EQ(::flock(again.get(), LOCK_EX), 0);
+  const auto begin = steady_clock::now();
+  const auto refused = try_start();
+  EXPECT_LT(steady_clock::now() - begin, 8s);
+  ASSERT_FALSE(refused);
+  EXPECT_EQ(refused.error().errnum, EWOULDBLOCK);
+  EXPECT_NE(refused.error().place.find("lock folder " + folder_),
+            std::string::npos);
+  EXPECT_FALSE(fs::exists(path_));
+}
+
 TEST_F(HttpSocketTest, a_file_that_is_no_socket_is_refused_and_kept) {
   std::ofstream(path_) << "precious";
   const auto server = try_start();
@@ -115,6 +139,14 @@ TEST_F(HttpSocketTest, a_path_that_cannot_be_a_socket_is_refused_by_name) {
   }
   path_ = longest;
   EXPECT_EQ(start() != nullptr, true);
+}
+
+TEST_F(HttpSocketTest, a_path_can_be_checked_without_a_server) {
+  EXPECT_TRUE(HttpServer::check(path_));
+  EXPECT_FALSE(fs::exists(path_));
+  const auto server = start();
+  EXPECT_EQ(HttpServer::check(path_).error().errnum, EADDRINUSE);
+  EXPECT_EQ(http_request(path_, "GET", "/echo")->status, 200);
 }
 
 TEST_F(HttpSocketTest, stop_leaves_a_socket_that_another_one_put_there) {
