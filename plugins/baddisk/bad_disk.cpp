@@ -21,9 +21,8 @@ BadDisk::BadDisk(std::unique_ptr<Backend> backend, bool heal_on_write,
 
 Error BadDisk::fault(const char* op, std::uint64_t offset,
                      std::uint64_t length) const {
-  return make_error(
-      ErrorClass::medium, errnum_,
-      fmt::format("bad sector: {} {} bytes at {}", op, length, offset));
+  return make_error(errnum_, fmt::format("bad sector: {} {} bytes at {}", op,
+                                         length, offset));
 }
 
 bool BadDisk::is_aligned(std::uint64_t offset, std::uint64_t length) const {

@@ -54,6 +54,11 @@ int refuse(const Error& error) {
   return -1;
 }
 
+int refuse_control(const Error& error) {
+  nbdkit_error("baddisk: control=: %s", error.text().c_str());
+  return -1;
+}
+
 int finish(const Status& status) {
   if (status) return 0;
   const Error& error = status.error();
@@ -142,6 +147,10 @@ int baddisk_thread_model() {
 
 int open_disk() {
   const BadDiskParameters& p = state->parameters;
+  // Now, as a failure of after_fork is not seen by who started a daemon.
+  if (!p.control.empty())
+    if (auto free = HttpServer::check(p.control); !free)
+      return refuse_control(free.error());
   OpenOptions options;
   options.direct = DirectIo::off;
   if (is_nbd_uri(p.file))
@@ -197,10 +206,7 @@ int baddisk_after_fork() {
           return answer_control(*state->disk, defaults, request);
         },
         log_to_nbdkit, options);
-    if (!server) {
-      nbdkit_error("baddisk: control=: %s", server.error().text().c_str());
-      return -1;
-    }
+    if (!server) return refuse_control(server.error());
     state->control = std::move(*server);
     return 0;
   });
