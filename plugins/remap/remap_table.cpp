@@ -1,162 +1,23 @@
 // SPDX-License-Identifier: BSD-3-Clause
 #include "plugins/remap/remap_table.hpp"
 
-#include <malloc.h>
-
 #include <algorithm>
 #include <array>
 #include <atomic>
 #include <bit>
 #include <cassert>
 #include <span>
-#include <thread>
 
 #include "plugins/base/mutex.hpp"
+#include "plugins/remap/remap_leaves.hpp"
+#include "plugins/remap/remap_readers.hpp"
 
 namespace nbd_remap {
 namespace {
 
-constexpr std::size_t kLeafEntries = RemapTable::kLeafEntries;
 // load() leaves room, so that the first puts after it do not all split.
-constexpr std::size_t kLoadedLeafEntries = kLeafEntries * 7 / 8;
+constexpr std::size_t kLoadedLeafEntries = RemapTable::kLeafEntries * 7 / 8;
 constexpr int kRegionBits = 20;
-
-using Entries = std::span<const RemapEntry>;
-
-// The chunk that malloc took for p: its usable part and its size field.
-std::size_t heap_bytes(const void* p) {
-  // NOLINTNEXTLINE: only looks at the chunk.
-  return malloc_usable_size(const_cast<void*>(p)) + sizeof(std::size_t);
-}
-
-// Some entries, sorted by block, in one allocation of exactly their size. Does
-// not change once readers can see it.
-class Leaf {
- public:
-  struct Free {
-    void operator()(const Leaf* leaf) const {
-      ::operator delete(const_cast<Leaf*>(leaf));
-    }
-  };
-  static std::unique_ptr<const Leaf, Free> make(Entries entries) {
-    void* place = ::operator new(sizeof(Leaf) + entries.size_bytes());
-    auto* leaf = new (place) Leaf(entries.size());
-    std::uninitialized_copy(entries.begin(), entries.end(), leaf->data());
-    return std::unique_ptr<const Leaf, Free>(leaf);
-  }
-
-  Entries entries() const { return {data(), size_}; }
-
- private:
-  explicit Leaf(std::size_t size) : size_(size) {}
-  RemapEntry* data() { return reinterpret_cast<RemapEntry*>(this + 1); }
-  const RemapEntry* data() const {
-    return reinterpret_cast<const RemapEntry*>(this + 1);
-  }
-
-  std::size_t size_;
-};
-static_assert(sizeof(Leaf) % alignof(RemapEntry) == 0);
-using LeafPtr = std::unique_ptr<const Leaf, Leaf::Free>;
-
-// The leaves in order. Leaf i holds the blocks in [lows[i], lows[i + 1]), the
-// first from 0, the last without end. There is at least one leaf, and none is
-// empty unless it is the only one. The arrays do not change once readers can
-// see them, the pointers in the second do. Leaves pass from one Top to the
-// next, so a Top does not own them.
-struct Top {
-  explicit Top(std::size_t size) : lows(size), leaves(size) {}
-
-  // The leaf that holds the block, if any does. Without branches, which a
-  // search for random blocks would mispredict every other time.
-  std::size_t find(BlockNo block) const {
-    const std::uint64_t* low = lows.data();
-    for (std::size_t n = lows.size(); n > 1;) {
-      const std::size_t half = n / 2;
-      low += half & -static_cast<std::size_t>(low[half] <= block.value);
-      n -= half;
-    }
-    return static_cast<std::size_t>(low - lows.data());
-  }
-
-  std::vector<std::uint64_t> lows;
-  std::vector<std::atomic<const Leaf*>> leaves;
-};
-
-// The first entry at or after the block, or the end.
-const RemapEntry* lower_bound(Entries entries, BlockNo block) {
-  const RemapEntry* at = entries.data();
-  for (std::size_t n = entries.size(); n > 0;) {
-    const std::size_t half = (n + 1) / 2;
-    at += half & -static_cast<std::size_t>(at[half - 1].block < block);
-    n -= half;
-  }
-  return at;
-}
-
-// Lets a writer know when nobody can still see what it replaced.
-//
-// A reader counts itself in under the parity of the epoch. The writer
-// publishes, moves the epoch on and waits until the old parity is at zero;
-// readers who come meanwhile count under the other one and hold nobody up.
-//
-// Why it is sound: the reader adds to the counter and then sees the epoch
-// unmoved; the writer moves the epoch and then looks at the counter. All four
-// are seq_cst, hence in one order, so either the writer sees the reader or the
-// reader sees the epoch moved and tries again. A reader who sees the new epoch
-// sees what was published before it. Leaving is a release that the writer's
-// look acquires: the reader's last access comes before the free.
-class Readers {
-  struct alignas(64) Counter {  // a cache line each
-    std::atomic<std::uint64_t> inside{0};
-  };
-
- public:
-  class Pass {
-   public:
-    explicit Pass(Readers& readers) {
-      const std::size_t shard = shard_of_this_thread();
-      for (;;) {
-        const std::uint64_t epoch = readers.epoch_.load();
-        counter_ = &readers.counters_[epoch & 1][shard];
-        counter_->inside.fetch_add(1);
-        if (readers.epoch_.load() == epoch) return;
-        leave();  // One change was completed in between: rare, and short.
-      }
-    }
-    ~Pass() { leave(); }
-    Pass(const Pass&) = delete;
-    Pass& operator=(const Pass&) = delete;
-
-   private:
-    void leave() { counter_->inside.fetch_sub(1, std::memory_order_release); }
-    Counter* counter_;
-  };
-
-  // Returns when every reader who may have come before the call has left.
-  // One caller at a time.
-  void wait_for_earlier() {
-    const std::uint64_t epoch = epoch_.load();
-    epoch_.store(epoch + 1);
-    for (Counter& counter : counters_[epoch & 1]) {
-      while (counter.inside.load() != 0) std::this_thread::yield();
-    }
-  }
-
- private:
-  static constexpr std::size_t kShards = 16;
-
-  // Threads take turns, so that up to kShards of them never share a counter.
-  static std::size_t shard_of_this_thread() {
-    static std::atomic<std::size_t> next{1};
-    constinit thread_local std::size_t number = 0;
-    if (number == 0) number = next.fetch_add(1, std::memory_order_relaxed);
-    return number % kShards;
-  }
-
-  std::atomic<std::uint64_t> epoch_{0};
-  std::array<std::array<Counter, kShards>, 2> counters_;
-};
 
 // One bit per region of the volume, all regions of one size: set before the
 // first entry of the region becomes visible, cleared only by load(). Blocks
@@ -218,40 +79,39 @@ class RemapTable::Impl {
  public:
   explicit Impl(std::uint64_t blocks) : regions_(blocks) {
     auto top = std::make_unique<Top>(1);
-    top->leaves[0] = Leaf::make({}).release();
+    top->set(0, 0, Leaf::make({}).release());
     top_ = top.release();
   }
   ~Impl() {
     const std::unique_ptr<const Top> top(top_.load());
-    for (const auto& leaf : top->leaves) LeafPtr(leaf.load()).reset();
+    for (std::size_t i = 0; i < top->size(); ++i) LeafPtr(top->leaf(i)).reset();
   }
   Impl(const Impl&) = delete;
   Impl& operator=(const Impl&) = delete;
 
-  // A change waits, before it returns, for all who read the state before it.
-  // So a lookup meets at most one change, and even one that looks at two
-  // leaves sees the table as it was at one moment.
+  // Invariant 4, although it may look at two leaves: a change waits, before it
+  // returns and the next one can begin, for all who may have read what was
+  // there before it. So a lookup meets at most one change.
   std::optional<RemapEntry> find_first(BlockNo first, BlockNo end) const {
     if (first >= end || !regions_.any(first, end)) return std::nullopt;
     const Readers::Pass pass(readers_);
     const Top* top = top_.load(std::memory_order_acquire);
     std::size_t i = top->find(first);
-    for (; i < top->leaves.size() && top->lows[i] < end.value; ++i) {
-      const Entries entries =
-          top->leaves[i].load(std::memory_order_acquire)->entries();
-      const RemapEntry* at = lower_bound(entries, first);
-      if (at == entries.data() + entries.size()) continue;
-      if (at->block >= end) break;
-      return *at;
+    Entries entries;
+    const RemapEntry* at = top->search(i, &entries, first);
+    if (at == entries.data() + entries.size()) {
+      if (++i == top->size() || top->low(i) >= end.value) return std::nullopt;
+      at = top->entries(i).data();
     }
-    return std::nullopt;
+    if (at->block >= end) return std::nullopt;
+    return *at;
   }
 
   void put(const RemapEntry& entry) {
     MutexLock lock(mu_);
     const Top* top = top_.load();
     const std::size_t i = top->find(entry.block);
-    const Entries old = top->leaves[i].load()->entries();
+    const Entries old = top->entries(i);
     const RemapEntry* at = lower_bound(old, entry.block);
     const RemapEntry* old_end = old.data() + old.size();
     const bool replaces = at != old_end && at->block == entry.block;
@@ -282,7 +142,7 @@ class RemapTable::Impl {
     MutexLock lock(mu_);
     const Top* top = top_.load();
     const std::size_t i = top->find(block);
-    const Entries old = top->leaves[i].load()->entries();
+    const Entries old = top->entries(i);
     const RemapEntry* at = lower_bound(old, block);
     if (at == old.data() + old.size() || at->block != block) return;
     const RemapEntry before = *at;
@@ -290,20 +150,19 @@ class RemapTable::Impl {
     // A leaf that has become small is joined with the next (the last one with
     // the one before), so that erasing gives memory back and leaves no empty
     // leaf behind.
-    const std::size_t size = top->leaves.size();
+    const std::size_t size = top->size();
     std::size_t from = i;
     std::size_t to = i + 1;
     const std::size_t neighbour = i + 1 < size ? i + 1 : i - 1;
     if (size > 1 &&
-        old.size() - 1 + top->leaves[neighbour].load()->entries().size() <=
-            kLeafEntries / 2) {
+        old.size() - 1 + top->entries(neighbour).size() <= kLeafEntries / 2) {
       from = std::min(i, neighbour);
       to = from + 2;
     }
     std::array<RemapEntry, kLeafEntries> buffer;
     RemapEntry* out = buffer.data();
     for (std::size_t j = from; j < to; ++j) {
-      const Entries entries = top->leaves[j].load()->entries();
+      const Entries entries = top->entries(j);
       out = std::copy_if(entries.begin(), entries.end(), out,
                          [&](const RemapEntry& e) { return e.block != block; });
     }
@@ -333,7 +192,7 @@ class RemapTable::Impl {
       leaves.push_back(Leaf::make(rest.first(n)));
       rest = rest.subspan(n);
     } while (!rest.empty());
-    const std::size_t old_size = top_.load()->leaves.size();
+    const std::size_t old_size = top_.load()->size();
     auto next = make_top_with(0, old_size, leaves);
     for (const RemapEntry& entry : entries) regions_.set(entry.block);
     swap_top(std::move(next), 0, old_size, leaves);
@@ -350,8 +209,9 @@ class RemapTable::Impl {
     MutexLock lock(mu_);
     std::vector<RemapEntry> all;
     all.reserve(remapped_ + pending_);
-    for (const auto& leaf : top_.load()->leaves) {
-      const Entries entries = leaf.load()->entries();
+    const Top* top = top_.load();
+    for (std::size_t i = 0; i < top->size(); ++i) {
+      const Entries entries = top->entries(i);
       all.insert(all.end(), entries.begin(), entries.end());
     }
     return all;
@@ -362,11 +222,8 @@ class RemapTable::Impl {
   std::uint64_t memory_bytes() const {
     MutexLock lock(mu_);
     const Top* top = top_.load();
-    std::uint64_t bytes = heap_bytes(this) + regions_.bytes() +
-                          heap_bytes(top) + heap_bytes(top->lows.data()) +
-                          heap_bytes(top->leaves.data());
-    for (const auto& leaf : top->leaves) bytes += heap_bytes(leaf.load());
-    return bytes;
+    return heap_bytes(this) + regions_.bytes() + heap_bytes(top) +
+           top->heap_bytes();
   }
 
  private:
@@ -376,26 +233,26 @@ class RemapTable::Impl {
                                      std::span<const LeafPtr> with) const
       REQUIRES(mu_) {
     const Top* old = top_.load();
-    const std::size_t old_size = old->leaves.size();
+    const std::size_t old_size = old->size();
     auto next = std::make_unique<Top>(old_size - (to - from) + with.size());
     std::size_t out = 0;
-    const auto add = [&](std::uint64_t low, const Leaf* leaf) {
-      next->lows[out] = out == 0 ? 0 : low;
-      next->leaves[out++].store(leaf, std::memory_order_relaxed);
-    };
-    for (std::size_t j = 0; j < from; ++j) add(old->lows[j], old->leaves[j]);
+    for (std::size_t j = 0; j < from; ++j) {
+      next->set(out++, old->low(j), old->leaf(j));
+    }
     for (std::size_t j = 0; j < with.size(); ++j) {
-      add(j == 0 ? old->lows[from] : with[j]->entries().front().block.value,
+      next->set(
+          out++,
+          j == 0 ? old->low(from) : with[j]->entries().front().block.value,
           with[j].get());
     }
     for (std::size_t j = to; j < old_size; ++j) {
-      add(old->lows[j], old->leaves[j]);
+      next->set(out++, old->low(j), old->leaf(j));
     }
     return next;
   }
 
   void swap_leaf(std::size_t i, LeafPtr leaf) noexcept REQUIRES(mu_) {
-    const LeafPtr old(top_.load()->leaves[i].exchange(leaf.release()));
+    const LeafPtr old(top_.load()->exchange(i, leaf.release()));
     readers_.wait_for_earlier();
   }
 
@@ -405,7 +262,7 @@ class RemapTable::Impl {
     for (LeafPtr& leaf : with) (void)leaf.release();
     const std::unique_ptr<Top> old(top_.exchange(next.release()));
     readers_.wait_for_earlier();
-    for (std::size_t j = from; j < to; ++j) LeafPtr(old->leaves[j]).reset();
+    for (std::size_t j = from; j < to; ++j) LeafPtr(old->leaf(j)).reset();
   }
 
   void count(const RemapEntry& entry, int change) {

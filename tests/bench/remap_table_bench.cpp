@@ -10,10 +10,12 @@
 
 #include <benchmark/benchmark.h>
 
+#include <algorithm>
 #include <atomic>
 #include <cstdint>
 #include <memory>
 #include <random>
+#include <set>
 #include <thread>
 #include <unordered_map>
 #include <vector>
@@ -26,19 +28,20 @@ namespace {
 constexpr std::uint64_t kEntries = 1'000'000;
 // A volume of 4 TiB in blocks of 4 KiB. The entries lie in its first half.
 constexpr std::uint64_t kVolumeBlocks = std::uint64_t{1} << 30;
-constexpr std::uint64_t kGap = kVolumeBlocks / 2 / kEntries;
 constexpr std::size_t kPatternMask = (std::size_t{1} << 20) - 1;
 
-// Entry i, at a place within its own stretch of kGap blocks.
-RemapEntry entry_number(std::uint64_t i) {
-  const std::uint64_t jitter = i * 0x9E3779B97F4A7C15 >> 40;
-  return {BlockNo{i * kGap + jitter % (kGap - 1)}, i, 0xFF};
-}
-
+// At random places that are even, so that the odd ones next to them are misses.
 const std::vector<RemapEntry>& million() {
   static const auto entries = [] {
+    std::mt19937_64 random(7);
+    std::set<std::uint64_t> blocks;
+    while (blocks.size() < kEntries) {
+      blocks.insert(random() % (kVolumeBlocks / 4) * 2);
+    }
     std::vector<RemapEntry> all;
-    for (std::uint64_t i = 0; i < kEntries; ++i) all.push_back(entry_number(i));
+    for (const std::uint64_t block : blocks) {
+      all.push_back({BlockNo{block}, all.size(), 0xFF});
+    }
     return all;
   }();
   return entries;
@@ -51,6 +54,25 @@ const RemapTable& table() {
     return t;
   }();
   return *loaded;
+}
+
+const std::vector<RemapEntry>& shuffled() {
+  static const auto entries = [] {
+    auto all = million();
+    std::shuffle(all.begin(), all.end(), std::mt19937_64(3));
+    return all;
+  }();
+  return entries;
+}
+
+// The same entries, grown one by one: its leaves lie anywhere in memory.
+const RemapTable& grown_table() {
+  static const auto grown = [] {
+    auto t = std::make_unique<RemapTable>(kVolumeBlocks);
+    for (const RemapEntry& entry : shuffled()) t->put(entry);
+    return t;
+  }();
+  return *grown;
 }
 
 template <class Choose>
@@ -75,25 +97,28 @@ const std::vector<BlockNo>& misses() {
 }
 const std::vector<BlockNo>& far_away() {
   static const auto blocks = pattern([](auto& random) {
-    return BlockNo{kVolumeBlocks / 2 + kGap + random() % (kVolumeBlocks / 4)};
+    return BlockNo{kVolumeBlocks / 8 * 5 + random() % (kVolumeBlocks / 4)};
   });
   return blocks;
 }
 
-// Each lookup waits for the one before it, as in a request: without that the
-// processor would run several side by side.
+// The place of each lookup depends on what the one before it found, so that
+// the processor does not run several side by side.
 void find(benchmark::State& state, const RemapTable& in,
           const std::vector<BlockNo>& blocks, std::uint64_t length) {
   std::size_t i = static_cast<std::size_t>(state.thread_index()) * 1009;
   std::uint64_t found = 0;
-  std::uint64_t delay = 0;
   for (auto _ : state) {
-    const BlockNo first = blocks[(i++ + delay) & kPatternMask];
+    const BlockNo first = blocks[i & kPatternMask];
     const auto entry = in.find_first(first, BlockNo{first.value + length});
-    found += entry.has_value() ? 1 : 0;
-    delay = found >> 63;
+    std::uint64_t step = 1;
+    if (entry) {
+      ++found;
+      step += entry->valid >> 63;
+    }
+    benchmark::DoNotOptimize(step);
+    i += step;
   }
-  benchmark::DoNotOptimize(found);
   state.counters["hit_ratio"] = benchmark::Counter(
       static_cast<double>(found) / static_cast<double>(state.iterations()),
       benchmark::Counter::kAvgThreads);
@@ -110,6 +135,11 @@ void find_a_hit_among_a_million(benchmark::State& state) {
 }
 BENCHMARK(find_a_hit_among_a_million);
 
+void find_a_hit_in_a_grown_table(benchmark::State& state) {
+  find(state, grown_table(), hits(), 1);
+}
+BENCHMARK(find_a_hit_in_a_grown_table);
+
 void find_a_miss_among_a_million(benchmark::State& state) {
   find(state, table(), misses(), 1);
 }
@@ -118,20 +148,17 @@ BENCHMARK(find_a_miss_among_a_million);
 void unordered_map_hit(benchmark::State& state) {
   static const auto map = [] {
     std::unordered_map<std::uint64_t, RemapEntry> all;
-    // In random order, as faults come.
-    for (const BlockNo block : hits()) all[block.value] = {block, 0, 0xFF};
-    for (const RemapEntry& entry : million()) all[entry.block.value] = entry;
+    for (const RemapEntry& entry : shuffled()) all[entry.block.value] = entry;
     return all;
   }();
   std::size_t i = 0;
-  std::uint64_t found = 0;
-  std::uint64_t delay = 0;
   for (auto _ : state) {
-    const auto entry = map.find(hits()[(i++ + delay) & kPatternMask].value);
-    found += entry != map.end() && entry->second.valid == 0xFF ? 1 : 0;
-    delay = found >> 63;
+    const auto entry = map.find(hits()[i & kPatternMask].value);
+    std::uint64_t step = 1;
+    if (entry != map.end()) step += entry->second.valid >> 63;
+    benchmark::DoNotOptimize(step);
+    i += step;
   }
-  benchmark::DoNotOptimize(found);
 }
 BENCHMARK(unordered_map_hit);
 
@@ -151,12 +178,7 @@ BENCHMARK(put_and_erase_among_a_million);
 void put_a_million_in_random_order(benchmark::State& state) {
   for (auto _ : state) {
     RemapTable t(kVolumeBlocks);
-    // A walk over all entries in an order without pattern.
-    std::uint64_t n = 0;
-    for (std::uint64_t i = 0; i < kEntries; ++i) {
-      n = (n + 618'033'989) % kEntries;
-      t.put(million()[n]);
-    }
+    for (const RemapEntry& entry : shuffled()) t.put(entry);
     state.counters["bytes_per_entry"] = static_cast<double>(t.memory_bytes()) /
                                         static_cast<double>(t.remapped_count());
   }

@@ -1,9 +1,15 @@
 # SPDX-License-Identifier: BSD-3-Clause
 if(TARGET remap)
-  add_unit_test(remap_table_test SOURCES remap_table_test.cpp DEPS remap)
+  set(remap_table_source)
+  set(remap_table_layer remap)
 else()
-  add_unit_test(remap_table_test
-    SOURCES remap_table_test.cpp
-      ${PROJECT_SOURCE_DIR}/plugins/remap/remap_table.cpp
-    DEPS base)
+  set(remap_table_source ${PROJECT_SOURCE_DIR}/plugins/remap/remap_table.cpp)
+  set(remap_table_layer base)
 endif()
+add_unit_test(remap_table_test
+  SOURCES remap_table_test.cpp remap_table_threads_test.cpp
+    ${remap_table_source}
+  DEPS ${remap_table_layer})
+add_unit_test(remap_table_memory_test
+  SOURCES remap_table_memory_test.cpp ${remap_table_source}
+  DEPS ${remap_table_layer})
