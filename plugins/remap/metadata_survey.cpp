@@ -5,256 +5,13 @@
 
 #include <algorithm>
 #include <cerrno>
-#include <map>
 #include <utility>
 
 #include "plugins/base/aligned_buffer.hpp"
-#include "plugins/base/crc32c.hpp"
+#include "plugins/remap/copy_reader.hpp"
 
 namespace nbd_remap {
 namespace {
-
-constexpr std::size_t kChunkBytes = 1 << 20;
-
-// Reads one copy. Every problem that is this copy's own becomes a damage; an
-// Error is returned only when SPARE as a whole does not answer.
-class CopyReader {
- public:
-  CopyReader(Backend& spare, const Superblock& superblock, CopyIndex copy,
-             CopySurvey& out)
-      : spare_(spare),
-        sb_(superblock),
-        layout_(superblock.layout),
-        copy_(copy),
-        out_(out) {}
-
-  Status read_all() {
-    if (auto status = read_checkpoint(); !status) return status;
-    if (auto status = read_log(); !status) return status;
-    build_state();
-    return {};
-  }
-
- private:
-  void damage(std::string words) {
-    out_.damages.push_back(fmt::format("{}: {}", copy_name(copy_), words));
-  }
-
-  // True: read. False: a damage was noted.
-  Result<bool> read_or_note(DeviceOffset at, Bytes into, const char* what) {
-    Status status = spare_.read(at, into);
-    if (status) return true;
-    if (status.error().error_class != ErrorClass::medium)
-      return std::move(status).error();
-    damage(fmt::format("{} at byte {} cannot be read", what, at.value));
-    return false;
-  }
-
-  void saw(std::uint64_t sequence) {
-    out_.max_sequence_seen = std::max(out_.max_sequence_seen, sequence);
-  }
-
-  Status read_checkpoint() {
-    std::array<std::optional<CheckpointHeader>, 2> headers;
-    for (unsigned area : {0U, 1U}) {
-      AlignedBuffer block(layout_.block_bytes);
-      auto got = read_or_note(layout_.checkpoint(copy_, area), block.bytes(),
-                              "a checkpoint header");
-      if (!got) return std::move(got).error();
-      if (!*got) continue;
-      auto header = unpack_checkpoint_header(block.bytes());
-      if (!header || header->uuid != sb_.uuid) continue;
-      saw(header->sequence);
-      headers[area] = *header;
-    }
-    // Newest first; only the newest must have its body.
-    std::array<unsigned, 2> order{0, 1};
-    if (headers[1] &&
-        (!headers[0] || headers[1]->sequence > headers[0]->sequence))
-      order = {1, 0};
-    for (unsigned area : order) {
-      if (!headers[area]) continue;
-      auto whole = read_body(area, *headers[area]);
-      if (!whole) return std::move(whole).error();
-      if (*whole) {
-        out_.area = area;
-        out_.checkpoint_sequence = headers[area]->sequence;
-        return {};
-      }
-      if (out_.damages.empty())
-        damage(fmt::format("the checkpoint of sequence {} has a wrong body",
-                           headers[area]->sequence));
-    }
-    if (out_.damages.empty()) damage("no checkpoint");
-    no_checkpoint_ = true;
-    return {};
-  }
-
-  Result<bool> read_body(unsigned area, const CheckpointHeader& header) {
-    if (header.entries > layout_.entry_capacity()) return false;
-    std::vector<std::byte> body(header.entries * kEntryBytes);
-    const std::uint64_t base =
-        layout_.checkpoint(copy_, area).value + layout_.block_bytes;
-    AlignedBuffer chunk(kChunkBytes);
-    for (std::size_t done = 0; done < body.size();) {
-      const std::size_t n = std::min(kChunkBytes, body.size() - done);
-      auto got = read_or_note(DeviceOffset{base + done}, chunk.first(n),
-                              "a checkpoint");
-      if (!got || !*got) return got;
-      std::copy_n(chunk.data(), n, body.begin() + static_cast<long>(done));
-      done += n;
-    }
-    if (crc32c(body) != header.body_crc) return false;
-    body_ = std::move(body);
-    return true;
-  }
-
-  Status read_log() {
-    std::uint64_t expected = out_.checkpoint_sequence + 1;
-    out_.last_sequence = out_.checkpoint_sequence;
-    bool ended = no_checkpoint_;
-    bool unreadable_tail = false;
-    AlignedBuffer chunk(kChunkBytes);
-    const std::uint64_t per_chunk = kChunkBytes / layout_.block_bytes;
-    for (std::uint64_t base = 0; base < layout_.log_records;
-         base += per_chunk) {
-      const std::uint64_t count =
-          std::min(per_chunk, layout_.log_records - base);
-      const Bytes all = chunk.first(count * layout_.block_bytes);
-      Status whole = spare_.read(layout_.record(copy_, base), all);
-      if (!whole && whole.error().error_class != ErrorClass::medium)
-        return whole;
-      for (std::uint64_t i = 0; i < count; ++i) {
-        const Bytes block =
-            all.subspan(i * layout_.block_bytes, layout_.block_bytes);
-        if (!whole) {
-          Status one = spare_.read(layout_.record(copy_, base + i), block);
-          if (!one && one.error().error_class != ErrorClass::medium) return one;
-          if (!one) {
-            // Past the end of the log it may be harmless; say so all the same.
-            if (!unreadable_tail)
-              damage(fmt::format("log record {} cannot be read", base + i));
-            unreadable_tail = true;
-            ended = true;
-            continue;
-          }
-        }
-        auto record = unpack_record(block);
-        if (!record || record->uuid != sb_.uuid) {
-          ended = true;
-          continue;
-        }
-        saw(record->sequence);
-        if (!ended && record->sequence == expected) {
-          ++expected;
-          ++out_.log_length;
-          out_.last_sequence = record->sequence;
-          out_.closed = record->type == RecordType::closed;
-          for (const Entry& e : record->entries) log_entries_.push_back(e);
-          continue;
-        }
-        ended = true;
-        if (record->sequence >= expected && !hole_noted_ && !no_checkpoint_) {
-          hole_noted_ = true;
-          damage(fmt::format(
-              "the log has a hole: sequence {} is missing, {} is there",
-              expected, record->sequence));
-        }
-      }
-    }
-    if (out_.max_sequence_seen > out_.last_sequence && !hole_noted_ &&
-        out_.damages.empty())
-      damage(fmt::format("sequence {} was written but its records are gone",
-                         out_.max_sequence_seen));
-    return {};
-  }
-
-  void build_state() {
-    if (no_checkpoint_) return;
-    std::map<BlockNo, Entry> changed;
-    std::vector<SlotNo> retired;
-    bool in_range = true;
-    const std::uint64_t blocks =
-        (sb_.main_bytes + layout_.block_bytes - 1) / layout_.block_bytes;
-    auto check = [&](const Entry& e) {
-      if (e.block.value >= blocks || e.slot.value >= layout_.slots) {
-        if (in_range)
-          damage(fmt::format("an entry outside the volume: block {}, slot {}",
-                             e.block.value, e.slot.value));
-        in_range = false;
-      }
-    };
-    for (const Entry& e : log_entries_) {
-      check(e);
-      if (e.kind == EntryKind::retired)
-        retired.push_back(e.slot);
-      else
-        changed[e.block] = e;
-    }
-    auto& entries = out_.state.entries;
-    entries.reserve(body_.size() / kEntryBytes + changed.size());
-    auto next = changed.begin();
-    auto add = [&](const Entry& e) {
-      if (e.kind == EntryKind::clean) return;
-      RemapEntry r;
-      r.block = e.block;
-      if (e.kind == EntryKind::remapped) r.slot_or_none = e.slot.value;
-      r.valid = e.valid;
-      entries.push_back(r);
-    };
-    std::optional<BlockNo> previous;
-    for (std::size_t o = 0; o < body_.size(); o += kEntryBytes) {
-      auto e = unpack_entry(ConstBytes(body_).subspan(o, kEntryBytes));
-      if (!e || e->kind == EntryKind::clean) {
-        damage("an impossible entry in the checkpoint");
-        return;
-      }
-      check(*e);
-      if (e->kind == EntryKind::retired) {
-        retired.push_back(e->slot);
-        continue;
-      }
-      if (previous && *previous >= e->block) {
-        damage(fmt::format("block {} is out of order", e->block.value));
-        return;
-      }
-      previous = e->block;
-      while (next != changed.end() && next->first < e->block)
-        add((next++)->second);
-      if (next != changed.end() && next->first == e->block)
-        add((next++)->second);
-      else
-        add(*e);
-    }
-    while (next != changed.end()) add((next++)->second);
-    if (!in_range) return;
-    check_slots(retired);
-    std::sort(retired.begin(), retired.end());
-    out_.state.retired = std::move(retired);
-  }
-
-  void check_slots(const std::vector<SlotNo>& retired) {
-    std::vector<bool> taken(layout_.slots);
-    auto take = [&](SlotNo slot) {
-      if (taken[slot.value])
-        damage(fmt::format("slot {} is used twice", slot.value));
-      taken[slot.value] = true;
-    };
-    for (SlotNo slot : retired) take(slot);
-    for (const RemapEntry& e : out_.state.entries)
-      if (e.remapped()) take(e.slot());
-  }
-
-  Backend& spare_;
-  const Superblock& sb_;
-  const Layout& layout_;
-  const CopyIndex copy_;
-  CopySurvey& out_;
-  std::vector<std::byte> body_;
-  std::vector<Entry> log_entries_;
-  bool no_checkpoint_ = false;
-  bool hole_noted_ = false;
-};
 
 Status read_superblocks(Backend& spare, MetadataSurvey& survey) {
   bool blank = true;
@@ -262,7 +19,7 @@ Status read_superblocks(Backend& spare, MetadataSurvey& survey) {
   const CopySurvey* newest = nullptr;
   for (CopyIndex c : kCopies) {
     CopySurvey& copy = survey.copies[static_cast<std::size_t>(c)];
-    AlignedBuffer block(kSuperblockPlaceBytes);
+    AlignedBuffer block(kSuperblockBytes);
     const DeviceOffset at = superblock_place(spare.info().size_bytes, c);
     Status status = spare.read(at, block.bytes());
     if (!status && status.error().error_class != ErrorClass::medium)
@@ -288,6 +45,12 @@ Status read_superblocks(Backend& spare, MetadataSurvey& survey) {
       continue;
     }
     blank = false;
+    if (sb->features.incompatible != 0)
+      return make_error(
+          ErrorClass::caller, EPROTONOSUPPORT,
+          fmt::format(
+              "{}: incompatible features {:#x}: a newer build is needed",
+              spare.info().name, sb->features.incompatible));
     copy.superblock = *sb;
     if (!newest || sb->sequence > newest->superblock->sequence) newest = &copy;
   }
@@ -306,17 +69,37 @@ Status read_superblocks(Backend& spare, MetadataSurvey& survey) {
                                 spare.info().name, words));
 }
 
+// REQUIRES: both copies are read.
+void judge_reach(MetadataSurvey& survey) {
+  const Superblock& sb = survey.superblock;
+  std::uint64_t reached = 0;
+  for (const CopySurvey& copy : survey.copies)
+    if (copy.in_step && copy.map_sound)
+      reached = std::max(reached, copy.last_sequence);
+  for (CopyIndex c : kCopies) {
+    CopySurvey& copy = survey.copies[static_cast<std::size_t>(c)];
+    if (!copy.in_step || !copy.map_sound) continue;
+    if (copy.last_sequence < sb.map_sequence ||
+        copy.last_sequence + 1 < reached) {
+      copy.damages.push_back(fmt::format(
+          "{}: the map ends at sequence {}, but had reached {}", copy_name(c),
+          copy.last_sequence, std::max(reached, sb.map_sequence)));
+      copy.map_sound = false;
+    }
+  }
+}
+
 void choose(MetadataSurvey& survey) {
   std::uint64_t seen_in_damaged = 0;
   for (CopyIndex c : kCopies) {
     const CopySurvey& copy = survey.copy(c);
-    if (!copy.sound()) {
-      if (!copy.in_step) continue;
-      seen_in_damaged = std::max(seen_in_damaged, copy.max_sequence_seen);
-      continue;
-    }
     if (!copy.in_step) continue;
-    if (!survey.best || copy.last_sequence > survey.chosen().last_sequence)
+    if (!copy.map_sound)
+      seen_in_damaged = std::max(seen_in_damaged, copy.max_sequence_seen);
+    else if (!survey.best ||
+             copy.last_sequence > survey.chosen().last_sequence ||
+             (copy.last_sequence == survey.chosen().last_sequence &&
+              copy.sound() && !survey.chosen().sound()))
       survey.best = c;
   }
   if (survey.best && survey.chosen().last_sequence + 1 < seen_in_damaged) {
@@ -333,7 +116,7 @@ void choose(MetadataSurvey& survey) {
     const CopySurvey& copy = survey.copy(c);
     for (const std::string& d : copy.damages)
       survey.refusal += (survey.refusal.empty() ? "" : "; ") + d;
-    if (copy.sound())
+    if (!copy.in_step)
       survey.refusal +=
           fmt::format("{}{}: out of step, older than the volume",
                       survey.refusal.empty() ? "" : "; ", copy_name(c));
@@ -371,11 +154,6 @@ Result<MetadataSurvey> survey_metadata(Backend& spare) {
         fmt::format("{}: has {} bytes, but was formatted with {}: resized, or "
                     "a copy of another SPARE",
                     spare.info().name, bytes, sb.layout.spare_bytes));
-  if (sb.features.incompatible != 0)
-    return make_error(
-        ErrorClass::caller, EPROTONOSUPPORT,
-        fmt::format("{}: incompatible features {:#x}: a newer build is needed",
-                    spare.info().name, sb.features.incompatible));
   for (CopyIndex c : kCopies) {
     CopySurvey& copy = survey.copies[static_cast<std::size_t>(c)];
     copy.in_step = (sb.copies_in_step & copy_bit(c)) != 0;
@@ -383,10 +161,10 @@ Result<MetadataSurvey> survey_metadata(Backend& spare) {
       copy.damages.push_back(fmt::format("{}: superblock of another SPARE, {}",
                                          copy_name(c),
                                          uuid_text(copy.superblock->uuid)));
-    CopyReader reader(spare, sb, c, copy);
-    if (Status status = reader.read_all(); !status)
+    if (Status status = read_copy(spare, sb, c, copy); !status)
       return std::move(status).error();
   }
+  judge_reach(survey);
   choose(survey);
   return survey;
 }

@@ -11,9 +11,13 @@
 //   (2) the newest checkpoint has a valid header but another body (headers are
 //       written after their body is durable);
 //   (3) entries that contradict one another or lie outside the volume.
-// A sound copy that is behind what the damaged one shows by more than one
-// record is not believed either: a record reaches both copies before the next
-// one is begun, unless a superblock says that a copy fell out of step.
+//   (4) a map that ends below what the newest superblock says it had reached,
+//       or more than one record behind the other copy.
+// A copy with a sound map is believed even if its superblock is damaged; of
+// two, the one that reaches further. It is not believed if it ends more than
+// one record before what the damaged one shows: a record reaches both copies
+// before the next one is begun, unless a superblock says that a copy fell out
+// of step.
 
 #include <array>
 #include <cstdint>
@@ -36,7 +40,8 @@ struct MapState {
 struct CopySurvey {
   std::optional<Superblock> superblock;
   std::vector<std::string> damages;  // empty: sound
-  bool in_step = true;               // as the newest superblock says
+  bool map_sound = true;  // checkpoint and log; the superblock may not be
+  bool in_step = true;    // as the newest superblock says
 
   // Of the newest checkpoint with a whole body, and the log after it.
   unsigned area = 0;

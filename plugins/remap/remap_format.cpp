@@ -21,6 +21,8 @@ constexpr char kSuperblockMagic[] = "NBDREMAP";
 constexpr char kRecordMagic[] = "NBDRLOGR";
 constexpr char kCheckpointMagic[] = "NBDRCKPT";
 constexpr std::uint64_t kSlotMask = (std::uint64_t{1} << 56) - 1;
+// Of sequences, epochs and sizes: no sum of two of them wraps.
+constexpr std::uint64_t kMaxCount = std::uint64_t{1} << 62;
 
 unsigned char* at(Bytes b, std::size_t offset) {
   return reinterpret_cast<unsigned char*>(b.subspan(offset).data());
@@ -72,14 +74,17 @@ Error damaged(const char* words) {
   return make_error(ErrorClass::medium, EUCLEAN, words);
 }
 
+bool is_zero(ConstBytes b) {
+  return b[0] == std::byte{} &&
+         std::memcmp(b.data(), b.data() + 1, b.size() - 1) == 0;
+}
+
 // Empty when magic and checksum are right.
 std::optional<Error> check_sealed(ConstBytes b, const char* magic,
                                   std::size_t min_bytes) {
   if (b.size() < min_bytes) return damaged("too short");
-  if (std::all_of(b.begin(), b.end(),
-                  [](std::byte x) { return x == std::byte{}; }))
-    return damaged("never written (all zero)");
-  if (std::memcmp(b.data(), magic, 8) != 0) return damaged("wrong magic");
+  if (std::memcmp(b.data(), magic, 8) != 0)
+    return damaged(is_zero(b) ? "never written (all zero)" : "wrong magic");
   if (get32(b, kCrcOffset) != crc_of(b)) return damaged("wrong checksum");
   return std::nullopt;
 }
@@ -225,6 +230,8 @@ void pack_superblock(const Superblock& s, Bytes out) {
   put16(out, 138, 1);  // of so many SPAREs
   put16(out, 140, 1);  // copies of each slot
   put16(out, 142, 0);  // kind of checksum of a slot: none
+  put64(out, 144, s.owner_token);
+  put64(out, 152, s.map_sequence);
   put_text(out, 160, kIdentityBytes, s.main_identity);
   put_text(out, 272, kIdentityBytes, s.spare_identity);
   put_text(out, 384, 64, s.build_id);
@@ -249,8 +256,13 @@ Result<Superblock> unpack_superblock(ConstBytes in) {
   s.copies_in_step = get32(in, 76);
   if (s.copies_in_step == 0 || s.copies_in_step > 3)
     return damaged("impossible set of copies in step");
+  s.owner_token = get64(in, 144);
+  s.map_sequence = get64(in, 152);
+  if (std::max({s.sequence, s.owner_epoch, s.map_sequence}) > kMaxCount)
+    return damaged("impossible sequence");
   s.main_bytes = get64(in, 80);
-  if (s.main_bytes == 0 || s.main_bytes % kSectorBytes != 0)
+  if (s.main_bytes == 0 || s.main_bytes % kSectorBytes != 0 ||
+      s.main_bytes > kMaxCount)
     return damaged("impossible size of MAIN");
   s.layout.spare_bytes = get64(in, 88);
   s.layout.block_bytes = get32(in, 96);
@@ -326,6 +338,8 @@ Result<Record> unpack_record(ConstBytes in) {
   r.uuid = get_uuid(in, 16);
   r.sequence = get64(in, 32);
   r.owner_epoch = get64(in, 40);
+  if (std::max(r.sequence, r.owner_epoch) > kMaxCount)
+    return damaged("impossible sequence");
   if (get32(in, 48) > 2) return damaged("unknown record type");
   r.type = static_cast<RecordType>(get32(in, 48));
   r.entries.reserve(count);
@@ -355,6 +369,8 @@ Result<CheckpointHeader> unpack_checkpoint_header(ConstBytes in) {
   h.uuid = get_uuid(in, 16);
   h.sequence = get64(in, 32);
   h.owner_epoch = get64(in, 40);
+  if (std::max(h.sequence, h.owner_epoch) > kMaxCount)
+    return damaged("impossible sequence");
   h.entries = get64(in, 48);
   h.body_crc = get32(in, 56);
   return h;

@@ -92,6 +92,8 @@ struct Superblock {
   Uuid uuid{};
   std::uint64_t sequence = 0;     // of superblock writes; the newest wins
   std::uint64_t owner_epoch = 0;  // one more at every start (contract M5)
+  std::uint64_t owner_token = 0;  // random; tells apart who took the same epoch
+  std::uint64_t map_sequence = 0;  // every copy in step reaches at least this
   CopyIndex copy = CopyIndex::head;
   std::uint32_t copies_in_step = 3;  // copy_bit() of each that can be trusted
   std::uint64_t main_bytes = 0;

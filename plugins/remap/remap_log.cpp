@@ -5,12 +5,21 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <random>
 #include <utility>
 
 #include "plugins/base/build_id.hpp"
 #include "plugins/base/crc32c.hpp"
 
 namespace nbd_remap {
+namespace {
+
+std::uint64_t random_token() {
+  std::random_device device;
+  return std::uint64_t{device()} << 32 | device();
+}
+
+}  // namespace
 
 std::vector<std::byte> pack_checkpoint_body(const MapState& state) {
   std::vector<std::byte> body((state.retired.size() + state.entries.size()) *
@@ -44,38 +53,52 @@ Result<std::unique_ptr<RemapLog>> RemapLog::take_over(
   }
   self->sequence_ = survey.chosen().last_sequence;
   self->position_ = survey.chosen().log_length;
-  if (Status status = self->claim(survey); !status)
-    return std::move(status).error();
-  if (!survey.copies_agree() || self->full()) {
-    if (Status status = self->mend(survey); !status)
-      return std::move(status).error();
-  }
-  if (Status status = self->append(RecordType::opened, {}); !status)
-    return std::move(status).error();
+  Status status = self->claim(survey);
+  if (status) status = self->check_still_owner();
+  if (status && (!survey.copies_agree() || self->full()))
+    status = self->mend(survey);
+  if (status) status = self->append(RecordType::opened, {});
+  if (!status) return std::move(status).error();
   return self;
 }
 
-// The copy that is believed is written last: at every moment one superblock
-// is whole. A copy that is not believed counts as out of step until mended.
+// What the survey saw may be in the disk's cache only (the last server was
+// killed): durable first, then the superblocks may speak of it. A copy that is
+// not believed counts as out of step until mended.
 Status RemapLog::claim(const MetadataSurvey& survey) {
-  std::uint64_t epoch = 0;
+  if (Status status = spare_.flush(); !status) return status;
+  if (Status status = check_unchanged(survey); !status) return status;
   for (const CopySurvey& copy : survey.copies)
-    if (copy.superblock) epoch = std::max(epoch, copy.superblock->owner_epoch);
-  sb_.owner_epoch = epoch + 1;
-  sb_.sequence = survey.superblock.sequence + 1;
+    if (copy.superblock)
+      sb_.owner_epoch = std::max(sb_.owner_epoch, copy.superblock->owner_epoch);
+  ++sb_.owner_epoch;
+  sb_.owner_token = random_token();
+  sb_.map_sequence = sequence_;
   sb_.build_id = build_id();
-  const CopyIndex best = *survey.best;
-  const CopyIndex other = other_copy(best);
-  if (!survey.copies_agree()) sb_.copies_in_step = copy_bit(best);
-  Status status = write_superblock(other);
-  if (!status && status.error().error_class != ErrorClass::medium)
-    return status;
-  if (!status) {
-    log_(LogLevel::error, fmt::format("{}: {}: superblock cannot be written",
-                                      spare_.info().name, copy_name(other)));
-    sb_.copies_in_step = copy_bit(best);
+  if (!survey.copies_agree()) sb_.copies_in_step = copy_bit(*survey.best);
+  return write_superblocks();
+}
+
+// Two servers that start at once: one sees here that the other was first.
+Status RemapLog::check_unchanged(const MetadataSurvey& survey) {
+  for (CopyIndex c : kCopies) {
+    const std::optional<Superblock>& seen = survey.copy(c).superblock;
+    if (!seen) continue;
+    const Bytes bytes = block_.first(kSuperblockBytes);
+    if (Status status = spare_.read(seen->layout.superblock(c), bytes);
+        !status) {
+      if (status.error().error_class != ErrorClass::medium) return status;
+      continue;
+    }
+    const auto now = unpack_superblock(bytes);
+    if (now && now->sequence == seen->sequence &&
+        now->owner_token == seen->owner_token)
+      continue;
+    return make_error(ErrorClass::transport, EBUSY,
+                      fmt::format("{}: another server is taking it over",
+                                  spare_.info().name));
   }
-  return write_superblock(best);
+  return {};
 }
 
 // A new checkpoint under a sequence number above everything that was ever
@@ -89,71 +112,123 @@ Status RemapLog::mend(const MetadataSurvey& survey) {
            fmt::format("{}: {}; repairing", spare_.info().name, words));
   const CopyIndex best = *survey.best;
   const CopyIndex other = other_copy(best);
-  const std::vector<std::byte> body =
-      pack_checkpoint_body(survey.chosen().state);
+  if (!survey.copies_agree())
+    log_(LogLevel::warning,
+         fmt::format("{}: the copies of the metadata differ; writing the "
+                     "{} anew from the {}, as of sequence {}",
+                     spare_.info().name, copy_name(other), copy_name(best),
+                     sequence_));
+  const MapState& state = survey.chosen().state;
   sequence_ = std::max(sequence_, survey.max_sequence_seen()) + 1;
-  auto mended = write_checkpoint(copy_bit(other), body);
-  if (!mended) return fail(std::move(mended).error());
-  std::uint32_t in_step = *mended;
-  if (in_step && !survey.copy(other).sound()) {
-    // Clears leftovers, and cures unreadable sectors by writing them.
-    const Status status =
-        spare_.zero(sb_.layout.record(other, 0),
-                    sb_.layout.log_records * sb_.layout.block_bytes,
-                    ZeroMode::keep_allocated, Durability::cached);
-    if (!status && status.error().error_class != ErrorClass::medium)
-      return fail(status.error());
-    if (!status) in_step = 0;
+  std::uint32_t in_step = 0;
+  bool usable = true;
+  if (!survey.copies_agree()) {
+    auto wiped = wipe(other);
+    if (!wiped) return fail(std::move(wiped).error());
+    usable = *wiped;
   }
-  auto renewed = write_checkpoint(copy_bit(best), body);
-  if (!renewed) return fail(std::move(renewed).error());
-  in_step |= *renewed;
+  for (CopyIndex c : {other, best}) {
+    if (c == other && !usable) continue;
+    auto took = write_checkpoint(copy_bit(c), state);
+    if (!took) return fail(std::move(took).error());
+    in_step |= *took;
+  }
   if (in_step == 0)
     return fail(
         make_error(EIO, spare_.info().name + ": neither copy can be written"));
   position_ = 0;
-  if (in_step == sb_.copies_in_step) return {};
   sb_.copies_in_step = in_step;
-  return write_superblocks();
+  sb_.map_sequence = sequence_;
+  if (Status status = write_superblocks(); !status)
+    return fail(std::move(status).error());
+  return {};
 }
 
+// Clears the leftovers of a copy that is out of step, and cures unreadable
+// sectors by writing them. False: it cannot be written.
+Result<bool> RemapLog::wipe(CopyIndex copy) {
+  const Layout& l = sb_.layout;
+  auto zero = [&](DeviceOffset at, std::uint64_t length) {
+    return spare_.zero(at, length, ZeroMode::keep_allocated,
+                       Durability::cached);
+  };
+  Status status = zero(l.checkpoint(copy, 0), l.block_bytes);
+  if (status) status = zero(l.checkpoint(copy, 1), l.block_bytes);
+  if (status) status = zero(l.record(copy, 0), l.log_records * l.block_bytes);
+  if (status) return true;
+  if (status.error().error_class != ErrorClass::medium)
+    return std::move(status).error();
+  log_(LogLevel::error,
+       fmt::format("{}: {} cannot be repaired: {}", spare_.info().name,
+                   copy_name(copy), status.error().text()));
+  return false;
+}
+
+// A whole block, so that no disk has to read what it may not be able to.
 Status RemapLog::write_superblock(CopyIndex copy) {
-  AlignedBuffer place(kSuperblockPlaceBytes);
+  AlignedBuffer block(sb_.layout.block_bytes);
   sb_.copy = copy;
-  pack_superblock(sb_, place.bytes());
-  const std::uint32_t logical = spare_.info().logical_block_bytes;
-  const ConstBytes bytes =
-      place.first(std::max<std::size_t>(logical, kSuperblockBytes));
-  Status status =
-      spare_.write(sb_.layout.superblock(copy), bytes, Durability::cached);
-  if (!status) return status;
-  return spare_.flush();
+  pack_superblock(sb_, block.bytes());
+  return spare_.write(sb_.layout.superblock(copy), block.bytes(),
+                      Durability::cached);
 }
 
+// The copies that are out of step first, whose answer is no news, so that one
+// whole superblock says the old or the new at every moment. A copy in step
+// that does not take it falls out.
+Status RemapLog::write_superblocks() {
+  for (;;) {
+    ++sb_.sequence;
+    std::uint32_t lost = 0;
+    Status last;
+    for (const bool in_step : {false, true})
+      for (CopyIndex c : kCopies) {
+        if (((sb_.copies_in_step & copy_bit(c)) != 0) != in_step) continue;
+        Status status = write_superblock(c);
+        if (!status) {
+          if (status.error().error_class != ErrorClass::medium) return status;
+          log_(LogLevel::error,
+               fmt::format("{}: {}: {}", spare_.info().name, copy_name(c),
+                           status.error().text()));
+          if (in_step) lost |= copy_bit(c);
+          last = std::move(status);
+        }
+        if (Status flushed = spare_.flush(); !flushed) return flushed;
+      }
+    if (lost == 0) return {};
+    if (lost == sb_.copies_in_step) return last;
+    sb_.copies_in_step &= ~lost;
+  }
+}
+
+// One superblock may be older than ours: of a copy that does not take writes.
 Status RemapLog::check_still_owner() {
+  bool ours = false;
   Status last = make_error(EIO, spare_.info().name + ": no superblock");
   for (CopyIndex c : kCopies) {
-    const std::size_t n = std::max<std::size_t>(
-        spare_.info().logical_block_bytes, kSuperblockBytes);
-    const Bytes bytes = block_.first(n);
+    const Bytes bytes = block_.first(kSuperblockBytes);
     if (Status status = spare_.read(sb_.layout.superblock(c), bytes); !status) {
+      if (status.error().error_class != ErrorClass::medium) return status;
       last = std::move(status);
       continue;
     }
     auto superblock = unpack_superblock(bytes);
-    if (!superblock) {
+    if (!superblock && superblock.error().errnum != EPROTONOSUPPORT) {
       last = std::move(superblock).error();
       continue;
     }
-    if (superblock->uuid == sb_.uuid &&
-        superblock->owner_epoch == sb_.owner_epoch)
-      return {};
-    return make_error(
-        ErrorClass::transport, ESHUTDOWN,
-        fmt::format("{}: another server took it over (epoch {}, ours {})",
-                    spare_.info().name, superblock->owner_epoch,
-                    sb_.owner_epoch));
+    if (superblock && superblock->uuid == sb_.uuid &&
+        superblock->owner_epoch < sb_.owner_epoch)
+      continue;
+    if (!superblock || superblock->uuid != sb_.uuid ||
+        superblock->owner_epoch != sb_.owner_epoch ||
+        superblock->owner_token != sb_.owner_token)
+      return make_error(
+          ErrorClass::transport, ESHUTDOWN,
+          fmt::format("{}: another server took it over", spare_.info().name));
+    ours = true;
   }
+  if (ours) return {};
   return last;
 }
 
@@ -166,41 +241,34 @@ Status RemapLog::fail(Error error) {
   return error;
 }
 
-// The new state of the copies, into both superblocks: the copies that are out
-// of step first, whose answer is no news, so that one whole superblock says
-// the old or the new at every moment.
-Status RemapLog::write_superblocks() {
-  ++sb_.sequence;
-  for (const bool in_step : {false, true})
-    for (CopyIndex c : kCopies) {
-      if (((sb_.copies_in_step & copy_bit(c)) != 0) != in_step) continue;
-      Status status = write_superblock(c);
-      if (status) continue;
-      if (in_step || status.error().error_class != ErrorClass::medium)
-        return fail(std::move(status).error());
-    }
-  return {};
-}
-
-// Durable before anything newer than the dropped copy may count.
-Status RemapLog::drop_copy(CopyIndex copy, const Error& why) {
-  sb_.copies_in_step &= ~copy_bit(copy);
+// Durable before anything newer than the lost copy may count.
+Status RemapLog::drop_copies(std::uint32_t lost, const Error& why) {
+  if (lost == sb_.copies_in_step) return why;
+  sb_.copies_in_step &= ~lost;
   log_(LogLevel::error,
-       fmt::format("{}: {} fails, going on with the other: {}",
-                   spare_.info().name, copy_name(copy), why.text()));
-  if (sb_.copies_in_step == 0) return why;
+       fmt::format(
+           "{}: {} fails, going on with the other: {}", spare_.info().name,
+           copy_name(lost == copy_bit(CopyIndex::head) ? CopyIndex::head
+                                                       : CopyIndex::tail),
+           why.text()));
   return write_superblocks();
 }
 
-template <class Place>
-Status RemapLog::write_copies(Place place, ConstBytes data) {
+Status RemapLog::write_record(const Record& record) {
+  pack_record(record, block_.bytes());
+  std::uint32_t lost = 0;
+  Status last;
   for (CopyIndex c : kCopies) {
     if (!(sb_.copies_in_step & copy_bit(c))) continue;
-    Status status = spare_.write(place(c), data, Durability::cached);
+    Status status = spare_.write(sb_.layout.record(c, position_),
+                                 block_.bytes(), Durability::cached);
     if (status) continue;
     if (status.error().error_class != ErrorClass::medium) return status;
-    if (Status s = drop_copy(c, status.error()); !s) return s;
+    lost |= copy_bit(c);
+    last = std::move(status);
   }
+  if (lost)
+    if (Status status = drop_copies(lost, last.error()); !status) return status;
   return spare_.flush();
 }
 
@@ -215,19 +283,21 @@ Status RemapLog::append(RecordType type, const std::vector<Entry>& entries) {
   record.owner_epoch = sb_.owner_epoch;
   record.type = type;
   record.entries = entries;
-  pack_record(record, block_.bytes());
-  Status status =
-      write_copies([&](CopyIndex c) { return sb_.layout.record(c, position_); },
-                   block_.bytes());
-  if (!status) return fail(std::move(status).error());
+  if (Status status = write_record(record); !status)
+    return fail(std::move(status).error());
   ++sequence_;
   ++position_;
+  if (type != RecordType::closed) return {};
+  sb_.map_sequence = sequence_;
+  if (Status status = write_superblocks(); !status)
+    return fail(std::move(status).error());
   return {};
 }
 
 Status RemapLog::write_body(CopyIndex copy, unsigned area, ConstBytes body) {
   constexpr std::size_t kChunkBytes = 1 << 20;
-  AlignedBuffer chunk(kChunkBytes);
+  AlignedBuffer chunk(
+      std::min(kChunkBytes, round_up(body.size(), sb_.layout.block_bytes)));
   const std::uint64_t base =
       sb_.layout.checkpoint(copy, area).value + sb_.layout.block_bytes;
   for (std::size_t done = 0; done < body.size();) {
@@ -245,8 +315,9 @@ Status RemapLog::write_body(CopyIndex copy, unsigned area, ConstBytes body) {
 
 // Writes a checkpoint of sequence_ to each of these copies, in the area that
 // does not hold its current one. Returns the copies that took it.
-Result<std::uint32_t> RemapLog::write_checkpoint(
-    std::uint32_t copies, const std::vector<std::byte>& body) {
+Result<std::uint32_t> RemapLog::write_checkpoint(std::uint32_t copies,
+                                                 const MapState& state) {
+  const std::vector<std::byte> body = pack_checkpoint_body(state);
   auto area = [&](CopyIndex c) -> unsigned& {
     return area_[static_cast<std::size_t>(c)];
   };
@@ -289,14 +360,15 @@ Status RemapLog::checkpoint(const MapState& state) {
   if (Status status = check_still_owner(); !status)
     return fail(std::move(status).error());
   ++sequence_;
-  auto took = write_checkpoint(sb_.copies_in_step, pack_checkpoint_body(state));
+  auto took = write_checkpoint(sb_.copies_in_step, state);
   if (!took) return fail(std::move(took).error());
-  for (CopyIndex c : kCopies) {
-    if (!(sb_.copies_in_step & ~*took & copy_bit(c))) continue;
-    Status status =
-        drop_copy(c, make_error(EIO, spare_.info().name + ": checkpoint"));
-    if (!status) return fail(std::move(status).error());
-  }
+  if (*took == 0)
+    return fail(
+        make_error(EIO, spare_.info().name + ": no copy takes a checkpoint"));
+  sb_.copies_in_step = *took;
+  sb_.map_sequence = sequence_;
+  if (Status status = write_superblocks(); !status)
+    return fail(std::move(status).error());
   position_ = 0;
   return {};
 }

@@ -13,12 +13,16 @@
 //             (4) After a failure that leaves it unknown what is durable (a
 //                 failed flush, both copies failing, another owner) the log
 //                 stays failed; a restart finds out what is there.
-//             (5) Before each append the owner epoch is read again: a server
-//                 that lost SPARE to another one writes nothing more
-//                 (contract M5; for remotes, which have no locks).
-// Errors      medium on one copy: that copy falls out of step, said so in the
-//             superblocks and the log. Everything else fails the call and the
-//             log. class transport: SPARE is gone.
+//             (5) Before each append the owner is read again: a server that
+//                 lost SPARE to another one writes nothing more (contract M5).
+//                 This stands behind the exclusive open and cannot replace it:
+//                 where there is no lock (a remote), a server that takes over
+//                 while a write is on its way is not held off.
+//             (6) What the superblocks say the map had reached (map_sequence)
+//                 is durable in every copy in step before they say so.
+// Errors      a write that meets a medium error: that copy falls out of step,
+//             said so in the superblocks and the log. Everything else fails
+//             the call and the log. class transport: SPARE is gone.
 // Threads     one at a time; RemapStore sees to it.
 
 #include <cstdint>
@@ -60,15 +64,15 @@ class RemapLog {
 
   Status claim(const MetadataSurvey& survey);
   Status mend(const MetadataSurvey& survey);
+  Result<bool> wipe(CopyIndex copy);
+  Status check_unchanged(const MetadataSurvey& survey);
   Status check_still_owner();
   Status write_superblock(CopyIndex copy);
   Status write_superblocks();
-  Status drop_copy(CopyIndex copy, const Error& why);
+  Status write_record(const Record& record);
+  Status drop_copies(std::uint32_t lost, const Error& why);
   Result<std::uint32_t> write_checkpoint(std::uint32_t copies,
-                                         const std::vector<std::byte>& body);
-  // Writes to every copy in step; one that fails with a medium error drops out.
-  template <class Place>
-  Status write_copies(Place place, ConstBytes data);
+                                         const MapState& state);
   Status write_body(CopyIndex copy, unsigned area, ConstBytes body);
   Status fail(Error error);
 

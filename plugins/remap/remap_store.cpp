@@ -14,7 +14,7 @@ struct RemapStore::Commit {
   const std::vector<SlotNo>* retire = nullptr;
   std::size_t size() const { return entries->size() + retire->size(); }
   bool done = false;
-  Status status;
+  Status status = make_error(ENOMEM, "spare: commit");  // until it is written
 };
 
 namespace {
@@ -59,6 +59,7 @@ Status check_binding(const Superblock& sb, const Backend& spare,
 RemapStore::RemapStore(const Layout& layout, std::uint64_t blocks,
                        bool read_only, LogSink log)
     : layout_(layout),
+      blocks_(blocks),
       read_only_(read_only),
       log_sink_(std::move(log)),
       table_(blocks),
@@ -78,11 +79,15 @@ Result<std::unique_ptr<RemapStore>> RemapStore::open(Backend& spare,
                       fmt::format("{}: no copy of the metadata can be "
                                   "believed, nothing was written: {}",
                                   spare.info().name, survey->refusal));
-  if (!read_only && sb.features.read_only_compatible != 0)
-    return make_error(
-        ErrorClass::caller, EPROTONOSUPPORT,
-        fmt::format("{}: features {:#x} need a newer build to write",
-                    spare.info().name, sb.features.read_only_compatible));
+  for (const CopySurvey& copy : survey->copies) {
+    const std::uint64_t unknown =
+        copy.superblock ? copy.superblock->features.read_only_compatible : 0;
+    if (!read_only && unknown != 0)
+      return make_error(ErrorClass::caller, EPROTONOSUPPORT,
+                        fmt::format("{}: features {:#x} need a newer build to "
+                                    "write",
+                                    spare.info().name, unknown));
+  }
   const std::uint64_t blocks =
       (sb.main_bytes + sb.layout.block_bytes - 1) / sb.layout.block_bytes;
   std::unique_ptr<RemapStore> self(
@@ -105,9 +110,10 @@ Result<std::unique_ptr<RemapStore>> RemapStore::open(Backend& spare,
     self->changed_ = self->log_->log_length() > 2;
   }
   MutexLock lock(self->mu_);
-  self->published_.superblock = self->log_ ? self->log_->superblock() : sb;
+  self->published_.superblock = sb;
   self->published_.sequence = survey->chosen().last_sequence;
   self->published_.log_length = survey->chosen().log_length;
+  self->publish_log();
   return self;
 }
 
@@ -116,12 +122,25 @@ std::uint64_t RemapStore::all_valid() const {
   return sectors == 64 ? ~std::uint64_t{0} : (std::uint64_t{1} << sectors) - 1;
 }
 
+void RemapStore::publish_log() {
+  if (!log_) return;
+  published_.superblock = log_->superblock();
+  published_.sequence = log_->sequence();
+  published_.log_length = log_->log_length();
+}
+
 Status RemapStore::commit(const std::vector<RemapEntry>& entries,
                           const std::vector<SlotNo>& retire) {
   if (read_only_)
     return make_error(ErrorClass::full, EROFS, "spare: opened read-only");
   if (entries.size() + retire.size() > max_entries())
     return make_error(ErrorClass::bug, EIO, "spare: commit too large");
+  for (const RemapEntry& e : entries)
+    if (e.block.value >= blocks_ ||
+        (e.remapped() && e.slot().value >= layout_.slots))
+      return make_error(ErrorClass::bug, EIO,
+                        fmt::format("spare: commit of block {}, slot {}",
+                                    e.block.value, e.slot_or_none));
   Commit mine;
   mine.entries = &entries;
   mine.retire = &retire;
@@ -134,14 +153,16 @@ Status RemapStore::commit(const std::vector<RemapEntry>& entries,
     writing_ = true;
     batch.swap(waiting_);
   }
-  write_batch(batch);
+  try {
+    write_batch(batch);
+  } catch (const std::bad_alloc&) {
+    // Those that were not reached fail; nothing of them was written.
+  }
   {
     MutexLock lock(mu_);
     writing_ = false;
     for (Commit* commit : batch) commit->done = true;
-    published_.superblock = log_->superblock();
-    published_.sequence = log_->sequence();
-    published_.log_length = log_->log_length();
+    publish_log();
     done_.notify_all();
   }
   return std::move(mine.status);
@@ -190,27 +211,35 @@ void RemapStore::write_batch(const std::vector<Commit*>& batch) {
       group.push_back(commit);
     }
     if (broken && !group.empty()) broken = write_record(entries, group);
+    if (!broken) remember(broken.error());
     for (Commit* commit : group) commit->status = broken;
   }
-  if (broken) return;
-  MutexLock lock(mu_);
-  if (failed_.empty()) failed_ = broken.error().text();
 }
 
+// Errors: never of class medium, which would say that a slot is bad.
 Status RemapStore::write_record(const std::vector<Entry>& entries,
                                 const std::vector<Commit*>& group) {
+  Status status;
   try {
-    if (log_->full())
-      if (Status status = log_->checkpoint(state()); !status) return status;
-    Status status = log_->append(RecordType::changes, entries);
-    if (!status) return status;
-    changed_ = true;
-    for (const Commit* commit : group) apply(*commit);
-    return {};
+    if (log_->full()) status = log_->checkpoint(state());
+    if (status) status = log_->append(RecordType::changes, entries);
+    if (status) {
+      changed_ = true;
+      for (const Commit* commit : group) apply(*commit);
+      return {};
+    }
   } catch (const std::bad_alloc&) {
     // The record may be durable and the table not know it: no more changes.
     return make_error(ENOMEM, "spare: commit");
   }
+  if (status.error().error_class == ErrorClass::medium)
+    status.error().error_class = ErrorClass::full;
+  return status;
+}
+
+void RemapStore::remember(const Error& error) {
+  MutexLock lock(mu_);
+  if (failed_.empty()) failed_ = error.text();
 }
 
 std::uint64_t RemapStore::new_pending(const Commit& commit) const {
@@ -246,12 +275,25 @@ MapState RemapStore::state() const {
 }
 
 Status RemapStore::close() {
-  if (read_only_ || !log_) return {};
-  if (changed_ || log_->full()) {
-    if (Status status = log_->checkpoint(state()); !status) return status;
-    changed_ = false;
+  if (read_only_) return {};
+  std::string failed;
+  {
+    MutexLock lock(mu_);
+    failed = failed_;
   }
-  return log_->append(RecordType::closed, {});
+  // The table may lack what is in the log: a checkpoint of it would lie.
+  if (!failed.empty())
+    return make_error(ErrorClass::full, EIO, "spare: not closed: " + failed);
+  Status status;
+  if (changed_ || log_->full()) status = log_->checkpoint(state());
+  if (status) {
+    changed_ = false;
+    status = log_->append(RecordType::closed, {});
+  }
+  if (!status) remember(status.error());
+  MutexLock lock(mu_);
+  publish_log();
+  return status;
 }
 
 StoreStatus RemapStore::status() const {

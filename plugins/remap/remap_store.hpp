@@ -72,7 +72,9 @@ class RemapStore {
   // more becomes free, or, if it is in retire, retired; slots in retire that
   // no block had are retired too.
   // REQUIRES: entries.size() + retire.size() <= max_entries().
-  // Errors: full (no room for pending blocks), or the log's.
+  // Errors: full (no room for pending blocks: nothing has changed), or the
+  // log's, after which every commit fails; never of class medium. A slot of a
+  // commit that the log failed stays taken: it may be mapped after a restart.
   Status commit(const std::vector<RemapEntry>& entries,
                 const std::vector<SlotNo>& retire = {});
 
@@ -94,9 +96,12 @@ class RemapStore {
                       const std::vector<Commit*>& group);
   std::uint64_t new_pending(const Commit& commit) const;
   void apply(const Commit& commit);
+  void remember(const Error& error);
+  void publish_log() REQUIRES(mu_);
   MapState state() const;
 
   const Layout layout_;
+  const std::uint64_t blocks_;  // of the volume
   const bool read_only_;
   LogSink log_sink_;
   RemapTable table_;

@@ -20,28 +20,67 @@ Error refusal(const Backend& disk, const std::string& words,
                     fmt::format("{}: {}", disk.info().name, words));
 }
 
-// The newest valid superblock, if any; an error if a newer build made one.
+// The newest valid superblock, if any; an error if a newer build made one, or
+// if it cannot be known.
 Result<std::optional<Superblock>> existing(Backend& spare) {
   std::optional<Superblock> newest;
+  Status unreadable;
+  int read = 0;
   for (CopyIndex c : kCopies) {
-    AlignedBuffer place(kSuperblockPlaceBytes);
-    if (!spare.read(superblock_place(spare.info().size_bytes, c),
-                    place.bytes()))
+    AlignedBuffer block(kSuperblockBytes);
+    Status status =
+        spare.read(superblock_place(spare.info().size_bytes, c), block.bytes());
+    if (!status) {
+      if (status.error().error_class != ErrorClass::medium)
+        return std::move(status).error();
+      unreadable = std::move(status);
       continue;
-    auto sb = unpack_superblock(place.bytes());
+    }
+    ++read;
+    auto sb = unpack_superblock(block.bytes());
     if (!sb && sb.error().errnum == EPROTONOSUPPORT)
       return refusal(spare, fmt::format("is a SPARE in another format: {}",
                                         sb.error().place));
     if (sb && (!newest || sb->sequence > newest->sequence)) newest = *sb;
   }
+  if (read == 0) return std::move(unreadable).error();
   return newest;
+}
+
+// A whole block, so that no disk has to read what it may not be able to.
+Status write_superblock(Backend& spare, const Superblock& sb) {
+  AlignedBuffer block(sb.layout.block_bytes);
+  pack_superblock(sb, block.bytes());
+  return spare.write(sb.layout.superblock(sb.copy), block.bytes(),
+                     Durability::cached);
+}
+
+// From here on SPARE holds no map, and what an older one left cannot be taken
+// for part of the new one, even under the same UUID.
+Status erase_map(Backend& spare, const Layout& layout) {
+  auto zero = [&](DeviceOffset at, std::uint64_t length) {
+    return spare.zero(at, length, ZeroMode::keep_allocated, Durability::cached);
+  };
+  for (CopyIndex c : kCopies) {
+    Status status = zero(layout.superblock(c), layout.block_bytes);
+    if (status) status = spare.flush();
+    if (!status) return status;
+  }
+  for (CopyIndex c : kCopies) {
+    Status status = zero(layout.checkpoint(c, 1), layout.block_bytes);
+    if (status)
+      status =
+          zero(layout.record(c, 0), layout.log_records * layout.block_bytes);
+    if (!status) return status;
+  }
+  return {};
 }
 
 Status write_empty_map(Backend& spare, const Superblock& sb) {
   AlignedBuffer block(sb.layout.block_bytes);
   CheckpointHeader header;
   header.uuid = sb.uuid;
-  header.sequence = 1;
+  header.sequence = sb.map_sequence;
   header.owner_epoch = sb.owner_epoch;
   header.body_crc = crc32c({});
   pack_checkpoint_header(header, block.bytes());
@@ -83,6 +122,7 @@ Result<Superblock> format_spare(Backend& spare, const Backend& main,
   }
   if (spare.info().identity == main.info().identity)
     return refusal(spare, "SPARE and MAIN are the same disk");
+  if (main.info().size_bytes == 0) return refusal(main, "MAIN is empty");
   if (!spare.info().can_flush)
     return refusal(spare, "offers no FLUSH: nothing on it would be durable");
   if (spare.info().read_only) return refusal(spare, "is read-only", EROFS);
@@ -116,25 +156,22 @@ Result<Superblock> format_spare(Backend& spare, const Backend& main,
   Superblock sb;
   sb.uuid = request.uuid.value_or(random_uuid());
   sb.sequence = old ? old->sequence + 1 : 1;
+  sb.map_sequence = 1;
+  sb.owner_epoch = old ? old->owner_epoch + 1 : 0;  // fences off its server
   sb.main_bytes = main.info().size_bytes;
   sb.layout = *layout;
   sb.created_unix_seconds = request.now_unix_seconds;
   sb.main_identity = stored_identity(main.info().identity);
   sb.spare_identity = stored_identity(spare.info().identity);
   sb.build_id = build_id();
-  if (Status status = write_empty_map(spare, sb); !status)
-    return std::move(status).error();
+  Status status = erase_map(spare, sb.layout);
+  if (status) status = write_empty_map(spare, sb);
   for (CopyIndex c : kCopies) {
-    AlignedBuffer place(kSuperblockPlaceBytes);
     sb.copy = c;
-    pack_superblock(sb, place.bytes());
-    const ConstBytes bytes = place.first(std::max<std::size_t>(
-        spare.info().logical_block_bytes, kSuperblockBytes));
-    Status status =
-        spare.write(sb.layout.superblock(c), bytes, Durability::cached);
+    if (status) status = write_superblock(spare, sb);
     if (status) status = spare.flush();
-    if (!status) return std::move(status).error();
   }
+  if (!status) return std::move(status).error();
   return sb;
 }
 

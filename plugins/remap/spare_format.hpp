@@ -23,12 +23,12 @@ struct FormatRequest {
 Result<std::uint32_t> natural_block_bytes(const Backend& main,
                                           const Backend& spare);
 
-// Refuses, with nothing written: SPARE equal to MAIN, too small (and says what
-// would fit), without flush, a valid superblock whose UUID is not in replace,
-// a block size that is no power of two from 4096 to 32768 or smaller than a
-// physical block.
-// The superblocks are written last: cut before, SPARE is as it was or unusable,
-// never half new.
+// Refuses, with nothing written: SPARE equal to MAIN, an empty MAIN, too small
+// (and says what would fit), without flush, a valid superblock whose UUID is
+// not in replace, superblocks that cannot be read, a block size that is no
+// power of two from 4096 to 32768 or smaller than a physical block. Old
+// superblocks are erased first, new ones written last: cut in between, SPARE is
+// as it was or holds no map, never half of one.
 Result<Superblock> format_spare(Backend& spare, const Backend& main,
                                 const FormatRequest& request);
 
