@@ -261,7 +261,8 @@ class NbdBackend final : public Backend {
     return fua && !remote_.can_fua ? flush() : Status{};
   }
 
-  // The extents without the first skip bytes, and no more than length.
+  // The extents without the first skip bytes, and no more than length of them:
+  // a server may answer beyond the question.
   static std::vector<Extent> cut(const std::vector<Extent>& extents,
                                  std::uint64_t skip, std::uint64_t length) {
     std::vector<Extent> out;

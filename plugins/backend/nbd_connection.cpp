@@ -70,7 +70,7 @@ Status NbdConnection::start(const std::string& name,
 int NbdConnection::run(NbdRequest& request) {
   request.connection = this;
   MutexLock lock(mu_);
-  if (dead_) return ENOTCONN;
+  if (dead_ || !why_dead_.empty()) return ENOTCONN;
   // Under the lock, so that the queue is in the order of the deadlines.
   request.deadline = steady_clock::now() + request_deadline_;
   queue_.push_back(request);
@@ -82,7 +82,7 @@ int NbdConnection::run(NbdRequest& request) {
 void NbdConnection::give_up(const std::string& reason) {
   MutexLock lock(mu_);
   if (dead_ || !why_dead_.empty()) return;
-  why_dead_ = reason;
+  why_dead_ = reason.empty() ? "gone" : reason;
   wake_up();
 }
 
@@ -236,8 +236,9 @@ void NbdConnection::die(std::string_view reason) {
     NbdRequest& request = in_flight_.front();
     finish(request, request.deadline <= now ? ETIMEDOUT : ENOTCONN);
   }
-  publish();
+  // First, so that no caller who hears of this can still succeed elsewhere.
   if (on_death_) on_death_();
+  publish();
 }
 
 void NbdConnection::say_goodbye() {
@@ -279,14 +280,11 @@ int NbdConnection::on_extents(void* user_data, const char* context,
   request.extents_complete = true;  // a second answer would contradict it
   try {
     for (std::size_t i = 0; i + 1 < count; i += 2) {
-      const std::uint64_t length =
-          std::min<std::uint64_t>(entries[i], request.length - request.covered);
-      const Extent extent{length, (entries[i + 1] & LIBNBD_STATE_HOLE) != 0,
-                          (entries[i + 1] & LIBNBD_STATE_ZERO) != 0};
-      if (length == 0) continue;
+      if (entries[i] == 0) continue;
       if (request.extents.size() == kMaxExtents) break;
-      request.extents.push_back(extent);
-      request.covered += length;
+      request.extents.push_back({entries[i],
+                                 (entries[i + 1] & LIBNBD_STATE_HOLE) != 0,
+                                 (entries[i + 1] & LIBNBD_STATE_ZERO) != 0});
     }
   } catch (const std::bad_alloc&) {
     // What is known so far is true.

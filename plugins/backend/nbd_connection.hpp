@@ -49,15 +49,15 @@ struct NbdRequest {
   std::byte* buffer = nullptr;      // Op::read: length bytes
   const std::byte* data = nullptr;  // Op::write: length bytes
   std::uint32_t flags = 0;          // LIBNBD_CMD_FLAG_*
-  // Op::extents: the server's answer from offset on, clamped to length; none
-  // has length 0. Empty if it said nothing of use.
+  // Op::extents: the server's answer from offset on. None has length 0, but
+  // there may be none at all, and they may go on beyond offset + length.
   std::vector<Extent> extents;
 
   // The rest is the connection's.
   class NbdConnection* connection = nullptr;
   boost::intrusive::list_member_hook<> hook;  // in one list at a time
   std::chrono::steady_clock::time_point deadline;
-  std::uint64_t covered = 0;  // bytes of a read or of extents answered so far
+  std::uint64_t covered = 0;  // bytes of a read that came so far
   bool extents_complete = false;
   int errnum = 0;
   bool done = false;
@@ -77,11 +77,11 @@ class NbdConnection {
 
   const NbdExport& remote() const { return remote_; }
   // Starts the thread. `on_death` is called by it, once, if the connection
-  // dies; with no lock held, after the requests in flight were failed.
+  // dies; with no lock held, before any caller hears of it.
   Status start(const std::string& name, std::function<void()> on_death);
   // 0 or an errno: of the server's reply, or ENOTCONN, ETIMEDOUT, EPROTO.
   int run(NbdRequest& request) EXCLUDES(mu_);
-  // Kills the connection; does not wait for it.
+  // Refuses later requests and kills the connection; does not wait for that.
   void give_up(const std::string& reason) EXCLUDES(mu_);
   // Lets the thread say goodbye to the server.
   void begin_stop() EXCLUDES(mu_);
