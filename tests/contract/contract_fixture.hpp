@@ -32,7 +32,8 @@ class BackendContract : public ::testing::TestWithParam<BackendFactory> {
   Backend& disk() { return fixture_->backend(); }
   std::uint64_t logical() { return disk().info().logical_block_bytes; }
   std::uint64_t size() { return disk().info().size_bytes; }
-  void SetUp() override { open(48 * kMiB); }
+  void SetUp() override { open(kDiskBytes); }
+  static constexpr std::uint64_t kDiskBytes = 36 * kMiB;
 
  private:
   std::unique_ptr<BackendFixture> fixture_;

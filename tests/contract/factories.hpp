@@ -32,6 +32,7 @@ struct BackendFactory {
 
 std::vector<BackendFactory> fake_factories();
 std::vector<BackendFactory> file_factories();
+std::vector<BackendFactory> fuse_factories();
 std::vector<BackendFactory> nbd_factories();
 
 }  // namespace nbd_remap
