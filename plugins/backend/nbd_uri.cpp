@@ -98,7 +98,7 @@ std::string nbd_display_name(std::string_view uri) {
     authority.remove_suffix(kDefaultPort.size());
 
   std::string export_name = encode(decode(path));
-  if (export_name.empty()) export_name = "/";
+  if (export_name.empty()) export_name += '/';
   std::string name = encode(lower(scheme)) + "://" +
                      encode(lower(decode(authority))) + export_name;
   const std::string_view socket = query_value(query, "socket");
