@@ -2,12 +2,14 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <array>
 #include <atomic>
 #include <chrono>
 #include <random>
 #include <thread>
 #include <vector>
 
+#include "plugins/remap/remap_readers.hpp"
 #include "plugins/remap/remap_table.hpp"
 
 namespace nbd_remap {
@@ -139,6 +141,45 @@ TEST(RemapTable, a_lookup_over_two_leaves_sees_one_moment) {
   EXPECT_EQ(high_alone, 0U);
   EXPECT_EQ(half_snapshots, 0U);
   EXPECT_GT(hits, 0U);
+}
+
+// The value in the cell that is not the current one is wiped once nobody may
+// see it. More threads than processors, so that readers are also interrupted
+// between looking at the epoch and counting themselves in.
+TEST(Readers, what_a_reader_has_seen_stays_until_it_leaves) {
+  Readers readers;
+  std::array<std::atomic<std::uint64_t>, 2> cells{1, 0};
+  std::atomic<std::size_t> current{0};
+  std::atomic<bool> stop{false};
+  std::atomic<std::uint64_t> wiped{0};
+  std::atomic<std::uint64_t> visits{0};
+  std::vector<std::jthread> threads;
+  for (int t = 0; t < 3; ++t) {
+    threads.emplace_back([&] {
+      while (!stop) {
+        const Readers::Pass pass(readers);
+        const std::size_t mine = current.load();
+        for (int look = 0; look < 2; ++look) {
+          if (cells[mine].load(std::memory_order_relaxed) == 0) ++wiped;
+        }
+        ++visits;
+      }
+    });
+  }
+  std::uint64_t changes = 0;
+  for (const auto until = steady_clock::now() + std::chrono::seconds(1);
+       steady_clock::now() < until; ++changes) {
+    const std::size_t old = current;
+    cells[1 - old] = 1;
+    current = 1 - old;
+    readers.wait_for_earlier();
+    cells[old] = 0;
+  }
+  stop = true;
+  threads.clear();
+  EXPECT_EQ(wiped, 0U);
+  EXPECT_GT(visits, 0U);
+  EXPECT_GT(changes, 0U);
 }
 
 }  // namespace
