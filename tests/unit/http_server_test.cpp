@@ -197,7 +197,7 @@ TEST_F(HttpServerTest, stop_waits_for_no_client) {
   server->stop();
   EXPECT_LT(steady_clock::now() - begin, 1s);
   EXPECT_FALSE(fs::exists(path_));
-  for (const auto& fd : hung) EXPECT_EQ(receive(fd), "");
+  for (const auto& fd : hung) EXPECT_EQ(receive(fd, "", 2s), "");
   EXPECT_EQ(count_entries(folder_), 0);
 }
 
