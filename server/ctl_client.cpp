@@ -1,0 +1,152 @@
+// SPDX-License-Identifier: BSD-3-Clause
+#include "server/ctl_client.hpp"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <system_error>
+#include <utility>
+
+#include "plugins/wire/http_client.hpp"
+#include "server/ctl_render.hpp"
+
+namespace nbd_remap {
+namespace {
+
+using nlohmann::json;
+
+constexpr std::uint64_t kPage = 1000;  // entries a question
+constexpr std::size_t kMaxAnswerBytes = 16 << 20;
+
+std::string volume_path(const std::string& name) {
+  return "/v1/volumes/" + percent_encode(name);
+}
+
+Error misfit(const char* why) {
+  return make_error(
+      ErrorClass::caller, EPROTO,
+      fmt::format("the server's answer is not understood: {}", why));
+}
+
+Error no_answer(const std::string& socket, const Error& error) {
+  switch (error.errnum) {
+    case ENOENT:
+    case ECONNREFUSED:
+      return make_error(
+          ErrorClass::caller, error.errnum,
+          fmt::format("socket {}: no server answers there ({})", socket,
+                      std::generic_category().message(error.errnum)));
+    case ETIMEDOUT:
+    case EPROTO:
+    case EMSGSIZE:  // the place has all the words
+      return make_error(ErrorClass::caller, error.errnum, error.place);
+    default:
+      return error;
+  }
+}
+
+// Members that the pages of a map need; a misfit is left to the renderer where
+// it does no harm here.
+const json* member(const json& object, const char* key,
+                   json::value_t expected) {
+  const auto it = object.find(key);
+  return it == object.end() || it->type() != expected ? nullptr : &*it;
+}
+
+}  // namespace
+
+Result<json> ControlClient::ask(const std::string& method,
+                                const std::string& target,
+                                const std::string& what) const {
+  HttpClientOptions options;
+  options.timeout = timeout_;
+  options.max_body_bytes = kMaxAnswerBytes;
+  const auto response = http_request(socket_, method, target, "", options);
+  if (!response) return no_answer(socket_, response.error());
+  if (response->status < 200 || response->status > 299)
+    return problem_error(what, response->status, response->body);
+  return parse_answer(response->body);
+}
+
+Result<std::string> ControlClient::volume_name(const std::string& name) const {
+  if (!name.empty()) return name;
+  auto all = volumes();
+  if (!all) return std::move(all).error();
+  const json* list = member(*all, "volumes", json::value_t::array);
+  if (!list) return misfit("\"volumes\" is no list");
+  if (list->empty())
+    return make_error(ErrorClass::caller, ENOENT,
+                      fmt::format("socket {}: there is no volume", socket_));
+  std::string names;
+  for (const json& v : *list) {
+    const json* text =
+        v.is_object() ? member(v, "name", json::value_t::string) : nullptr;
+    if (!text) return misfit("\"name\" is no text");
+    names += (names.empty() ? "" : ", ") + text->get<std::string>();
+  }
+  if (list->size() == 1) return names;
+  return make_error(
+      ErrorClass::caller, EDESTADDRREQ,
+      fmt::format("say which volume is meant; there are {}", names));
+}
+
+Result<json> ControlClient::health() const {
+  return ask("GET", "/v1/health", "health");
+}
+
+Result<json> ControlClient::volumes() const {
+  return ask("GET", "/v1/volumes", "volumes");
+}
+
+Result<json> ControlClient::volume(const std::string& name) const {
+  return ask("GET", volume_path(name), "volume " + name);
+}
+
+Result<json> ControlClient::map(const std::string& name, std::uint64_t from,
+                                std::uint64_t limit) const {
+  const auto page = [&](std::uint64_t block, std::uint64_t count) {
+    return ask("GET",
+               fmt::format("{}/remaps?from={}&limit={}", volume_path(name),
+                           block, count),
+               "volume " + name);
+  };
+  std::uint64_t block = 0;
+  if (from != 0) {
+    auto about = volume(name);
+    if (!about) return std::move(about).error();
+    const json* size =
+        member(*about, "block_size", json::value_t::number_unsigned);
+    if (!size || *size == 0U) return misfit("\"block_size\" is no size");
+    block = from / size->get<std::uint64_t>();
+  }
+  json all;
+  for (std::uint64_t got = 0;;) {
+    auto answer = page(block, std::min(limit - got, kPage));
+    if (!answer) return answer;
+    const json* entries = member(*answer, "entries", json::value_t::array);
+    if (!entries) return misfit("\"entries\" is no list");
+    if (entries->size() > limit - got)
+      return misfit("more entries than were asked for");
+    got += entries->size();
+    const json* next = member(*answer, "next", json::value_t::number_unsigned);
+    if (all.is_null()) {
+      all = *answer;
+    } else {
+      all["entries"].insert(all["entries"].end(), entries->begin(),
+                            entries->end());
+      all["next"] = next ? *next : json(nullptr);
+    }
+    if (!next || got == limit) return all;
+    // Every page gets on, by at least a block and an entry: the end is near.
+    if (entries->empty() || next->get<std::uint64_t>() <= block)
+      return misfit("\"next\" does not get on");
+    block = next->get<std::uint64_t>();
+  }
+}
+
+Result<json> ControlClient::stop(const std::string& name) const {
+  return ask("POST", volume_path(name) + "/stop", "volume " + name);
+}
+
+}  // namespace nbd_remap

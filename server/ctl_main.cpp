@@ -1,0 +1,237 @@
+// SPDX-License-Identifier: BSD-3-Clause
+// nbd-remapctl: one command, a few questions to a server's control socket, one
+// answer on standard output. Complaints are one line on standard error.
+
+#include <fmt/format.h>
+
+#include <CLI/CLI.hpp>
+#include <algorithm>
+#include <chrono>
+#include <cstdio>
+#include <exception>
+#include <nlohmann/json.hpp>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "plugins/base/build_id.hpp"
+#include "plugins/base/tool_text.hpp"
+#include "server/ctl_client.hpp"
+#include "server/ctl_render.hpp"
+#include "server/ctl_spare.hpp"
+
+namespace nbd_remap {
+namespace {
+
+constexpr const char* kName = "nbd-remapctl";
+
+int complain(bool as_json, ExitStatus status, const std::string& message) {
+  const int number = static_cast<int>(status);
+  const std::string line =
+      as_json ? nlohmann::ordered_json{{"error", exit_word(status)},
+                                       {"message", message},
+                                       {"exit_status", number}}
+                    .dump(-1, ' ', true,
+                          nlohmann::ordered_json::error_handler_t::replace)
+              : fmt::format("{}: {}", kName, printable(message));
+  (void)std::fprintf(stderr, "%s\n", line.c_str());
+  return number;
+}
+
+class Ctl {
+ public:
+  Ctl(int argc, const char* const* argv) : words_(argv + 1, argv + argc) {
+    app_.require_subcommand(1);
+    app_.fallthrough();
+    app_.set_version_flag("--version", std::string(build_id()));
+    app_.add_option("--socket", socket_, "The volume's control socket");
+    app_.add_option("--timeout", timeout_s_,
+                    "Seconds to wait for each answer (default 5)")
+        ->check(CLI::Range(1, 3600));
+    app_.add_flag("--json", json_, "Answer, and complain, in JSON");
+    app_.add_subcommand("health", "Exit 0 if all is well, 1 if not");
+    volume_ = add_noun("volume", "What a server serves");
+    volume_->add_subcommand("list", "All volumes on the socket");
+    add_name(volume_->add_subcommand("show", "All about one volume"));
+    add_name(volume_->add_subcommand("stop", "Stop its server in order"));
+    map_ = add_noun("map", "Which blocks do not live whole on MAIN");
+    CLI::App* show =
+        map_->add_subcommand("show", "Remapped and pending blocks");
+    add_name(show);
+    show->add_option("--from", from_, "Begin at this byte of the volume");
+    show->add_option("--limit", limit_, "At most so many blocks (default 1000)")
+        ->check(CLI::Range(std::uint64_t{1}, kMaxLimit));
+    // Never parsed: run() hands it over.
+    app_.add_subcommand("spare", "Format, check or dump a SPARE offline");
+  }
+
+  int run() {
+    const std::size_t noun = first_noun();
+    if (noun < words_.size() && words_[noun] == "spare") return spare(noun);
+    if (noun < words_.size() && !is_noun(words_[noun]))
+      return usage(
+          fmt::format("there is no command \"{}\"; expected health, "
+                      "volume, map or spare",
+                      words_[noun]));
+    for (const std::string& word : words_)
+      if (lacks_value(word)) return usage(word + " lacks its value");
+    try {
+      // The parser takes them from the back.
+      app_.parse(std::vector<std::string>(words_.rbegin(), words_.rend()));
+    } catch (const CLI::Success& e) {
+      return app_.exit(e);
+    } catch (const CLI::RequiredError&) {
+      return usage(fmt::format("expected one of: {}", expected_after(noun)));
+    } catch (const CLI::ParseError& e) {
+      return usage(e.what());
+    }
+    if (socket_.empty())
+      return usage(
+          "--socket is missing; expected the path that the server has "
+          "as control=, such as --socket=/run/disk.sock");
+    const auto exit = answer();
+    if (exit) return static_cast<int>(*exit);
+    return complain(json_, exit_status(exit.error()),
+                    error_words(exit.error()));
+  }
+
+  int broken(const char* what) const {
+    return complain(wants_json(), ExitStatus::failed, what);
+  }
+
+ private:
+  static constexpr std::uint64_t kMaxLimit = 100'000;
+
+  CLI::App* add_noun(const char* name, const char* words) {
+    CLI::App* noun = app_.add_subcommand(name, words);
+    noun->require_subcommand(1);
+    noun->fallthrough();
+    return noun;
+  }
+  void add_name(CLI::App* verb) {
+    verb->fallthrough();
+    verb->add_option("NAME", name_, "May be left out if there is only one");
+  }
+  // Known before the line is parsed: what follows `spare` is another's.
+  std::size_t first_noun() const {
+    std::size_t i = 0;
+    for (; i < words_.size() && words_[i].starts_with("-"); ++i)
+      if (words_[i] == "--socket" || words_[i] == "--timeout") ++i;
+    return std::min(i, words_.size());
+  }
+  bool is_noun(const std::string& word) {
+    return !app_.get_subcommands(
+                    [&](CLI::App* noun) { return noun->get_name() == word; })
+                .empty();
+  }
+  // Commands that may stand after the noun, or at the start.
+  std::string expected_after(std::size_t noun) {
+    CLI::App* app = &app_;
+    if (noun < words_.size()) app = app_.get_subcommand(words_[noun]);
+    std::string out;
+    for (const CLI::App* verb :
+         app->get_subcommands([](const CLI::App*) { return true; }))
+      out += fmt::format("{}{}{}{}", out.empty() ? "" : ", ",
+                         app == &app_ ? "" : words_[noun],
+                         app == &app_ ? "" : " ", verb->get_name());
+    return out;
+  }
+  bool wants_json() const {
+    return std::find(words_.begin(), words_.end(), "--json") != words_.end();
+  }
+  int usage(const std::string& what) const {
+    return complain(wants_json(), ExitStatus::usage,
+                    fmt::format("{}; see {} --help", what, kName));
+  }
+
+  // What stands before the word is for this program; only --json means
+  // anything there.
+  int spare(std::size_t noun) const {
+    std::vector<std::string> arguments;
+    for (std::size_t i = 0; i < words_.size(); ++i) {
+      if (i < noun && words_[i] != "--json")
+        return usage(fmt::format("{} means nothing before spare", words_[i]));
+      if (i != noun) arguments.push_back(words_[i]);
+    }
+    const Error error = exec_spare_tool(arguments);
+    return complain(wants_json(), ExitStatus::not_found, error_words(error));
+  }
+
+  // The text is made for --json too: an answer that is not understood is one
+  // in either form.
+  Result<ExitStatus> print(const nlohmann::json& answer,
+                           const Result<std::string>& text,
+                           ExitStatus exit = ExitStatus::fine) const {
+    if (!text) return text.error();
+    const std::string out = json_ ? render_json(answer) : *text;
+    if (std::fwrite(out.data(), 1, out.size(), stdout) == out.size() &&
+        std::fflush(stdout) == 0)
+      return exit;
+    return make_error(ErrorClass::caller, EIO,
+                      "standard output: cannot be written");
+  }
+
+  Result<ExitStatus> answer() const {
+    const ControlClient client(socket_, std::chrono::seconds(timeout_s_));
+    if (app_.got_subcommand("health")) {
+      const auto health = client.health();
+      if (!health) return health.error();
+      return print(*health, render_health(*health),
+                   is_healthy(*health) ? ExitStatus::fine : ExitStatus::failed);
+    }
+    if (volume_->got_subcommand("list")) {
+      const auto volumes = client.volumes();
+      if (!volumes) return volumes.error();
+      return print(*volumes, render_volumes(*volumes));
+    }
+    const auto from = parse_bytes(from_);
+    if (!from)
+      return make_error(ErrorClass::caller, EDESTADDRREQ,
+                        fmt::format("--from={}: expected a number of bytes, "
+                                    "such as 1048576 or 1M",
+                                    from_));
+    const auto name = client.volume_name(name_);
+    if (!name) return name.error();
+    if (map_->parsed()) {
+      const auto map = client.map(*name, *from, limit_);
+      if (!map) return map.error();
+      return print(*map, render_map(*map));
+    }
+    if (volume_->got_subcommand("stop")) {
+      const auto stopping = client.stop(*name);
+      if (!stopping) return stopping.error();
+      return print(*stopping, render_stop(*name, *stopping));
+    }
+    const auto volume = client.volume(*name);
+    if (!volume) return volume.error();
+    return print(*volume, render_volume(*volume));
+  }
+
+  const std::vector<std::string> words_;
+  CLI::App app_{"Asks and steers nbd-remap.", kName};
+  CLI::App* volume_ = nullptr;
+  CLI::App* map_ = nullptr;
+  bool json_ = false;
+  std::string socket_;
+  int timeout_s_ = 5;
+  std::string name_;
+  std::string from_ = "0";
+  std::uint64_t limit_ = 1000;
+};
+
+}  // namespace
+}  // namespace nbd_remap
+
+int main(int argc, char** argv) {
+  try {
+    nbd_remap::Ctl ctl(argc, argv);
+    try {
+      return ctl.run();
+    } catch (const std::exception& e) {
+      return ctl.broken(e.what());
+    }
+  } catch (const std::exception& e) {
+    (void)std::fprintf(stderr, "nbd-remapctl: %s\n", e.what());
+    return 1;
+  }
+}

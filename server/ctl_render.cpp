@@ -1,0 +1,326 @@
+// SPDX-License-Identifier: BSD-3-Clause
+#include "server/ctl_render.hpp"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <stdexcept>
+#include <vector>
+
+#include "plugins/base/tool_text.hpp"
+
+namespace nbd_remap {
+namespace {
+
+using nlohmann::json;
+
+// The deepest answer has 4 levels. Printing recurses.
+constexpr int kMaxDepth = 16;
+constexpr std::size_t kSectorsShown = 16;
+
+// Within this file an answer that is not as it should be is an exception;
+// render() is the border.
+class Misfit : public std::runtime_error {
+ public:
+  using std::runtime_error::runtime_error;
+};
+
+const json& field(const json& object, const char* key) {
+  if (!object.is_object())
+    throw Misfit(fmt::format("what should hold \"{}\" is no object", key));
+  const auto it = object.find(key);
+  if (it == object.end()) throw Misfit(fmt::format("\"{}\" is missing", key));
+  return *it;
+}
+
+std::uint64_t number_of(const json& value, const char* key) {
+  if (!value.is_number_unsigned())
+    throw Misfit(fmt::format("\"{}\" is no count", key));
+  return value.get<std::uint64_t>();
+}
+std::uint64_t number(const json& object, const char* key) {
+  return number_of(field(object, key), key);
+}
+bool flag(const json& object, const char* key) {
+  const json& value = field(object, key);
+  if (!value.is_boolean())
+    throw Misfit(fmt::format("\"{}\" is neither true nor false", key));
+  return value.get<bool>();
+}
+std::string text_of(const json& value, const char* key) {
+  if (!value.is_string()) throw Misfit(fmt::format("\"{}\" is no text", key));
+  return printable(value.get_ref<const std::string&>());
+}
+std::string text(const json& object, const char* key) {
+  return text_of(field(object, key), key);
+}
+const json& list(const json& object, const char* key) {
+  const json& value = field(object, key);
+  if (!value.is_array()) throw Misfit(fmt::format("\"{}\" is no list", key));
+  return value;
+}
+
+template <class Render>
+Result<std::string> render(Render&& how) {
+  try {
+    return how();
+  } catch (const Misfit& e) {
+    return make_error(
+        ErrorClass::caller, EPROTO,
+        fmt::format("the server's answer is not understood: {}", e.what()));
+  }
+}
+
+// Columns as wide as their widest cell, two blanks between.
+std::string table(const std::vector<std::vector<std::string>>& rows) {
+  std::vector<std::size_t> widths;
+  for (const auto& row : rows) {
+    widths.resize(std::max(widths.size(), row.size()));
+    for (std::size_t i = 0; i < row.size(); ++i)
+      widths[i] = std::max(widths[i], row[i].size());
+  }
+  std::string out;
+  for (const auto& row : rows) {
+    for (std::size_t i = 0; i + 1 < row.size(); ++i)
+      out += fmt::format("{:<{}}  ", row[i], widths[i]);
+    out += row.back() + "\n";
+  }
+  return out;
+}
+
+// "medium 2, full 1" of an object of counts; only those that are not 0.
+std::string counts(const json& object, const char* key, const char* none) {
+  const json& all = field(object, key);
+  if (!all.is_object()) throw Misfit(fmt::format("\"{}\" is no object", key));
+  std::string out;
+  for (const auto& [name, value] : all.items()) {
+    const std::uint64_t n = number_of(value, key);
+    if (n != 0)
+      out +=
+          fmt::format("{}{} {}", out.empty() ? "" : ", ", printable(name), n);
+  }
+  return out.empty() ? none : out;
+}
+
+std::string reasons(const json& object, const char* indent) {
+  std::string out;
+  for (const json& reason : list(object, "reasons"))
+    out += fmt::format("{}{}\n", indent, text_of(reason, "reasons"));
+  return out;
+}
+
+std::string duration(std::uint64_t seconds) {
+  if (seconds < 60) return count_of(seconds, "second");
+  if (seconds < 3600)
+    return fmt::format("{} min {} s", seconds / 60, seconds % 60);
+  if (seconds < 86400)
+    return fmt::format("{} h {} min", seconds / 3600, seconds / 60 % 60);
+  return fmt::format("{} d {} h", seconds / 86400, seconds / 3600 % 24);
+}
+
+const char* io_words(const json& disk) {
+  return flag(disk, "direct") ? "direct I/O"
+                              : "through the page cache: its write errors fail "
+                                "a FLUSH instead of being healed";
+}
+
+std::string sectors(const json& entry) {
+  const json& all = list(entry, "unreadable_sectors");
+  std::string out;
+  std::size_t shown = 0;
+  for (const json& sector : all) {
+    const std::uint64_t n = number_of(sector, "unreadable_sectors");
+    if (++shown <= kSectorsShown)
+      out += fmt::format("{}{}", out.empty() ? "" : " ", n);
+  }
+  if (shown > kSectorsShown)
+    out += fmt::format(" and {} more", shown - kSectorsShown);
+  return out.empty() ? "-" : out;
+}
+
+// One line of `volume show`; the first one of a group has the label.
+std::string line(const char* label, const std::string& words) {
+  return fmt::format("{:<10}{}\n", label, words);
+}
+
+std::string spare_lines(const json& spare) {
+  // The server runs without it, read-only, if it was told to.
+  if (spare.is_null()) return line("SPARE", "missing");
+  const std::uint64_t slots = number(spare, "slots");
+  const std::uint64_t used = number(spare, "used");
+  const std::uint64_t retired = number(spare, "retired");
+  std::string out = line(
+      "SPARE", fmt::format("{}, {}", text(spare, "name"), io_words(spare)));
+  out += line("", "UUID " + text(spare, "uuid"));
+  out += line("", fmt::format("{} of {} used ({}), {} retired", used,
+                              count_of(slots, "slot"), percent_of(used, slots),
+                              retired));
+  const std::uint64_t in_step = number(spare, "copies_in_step");
+  out += line(
+      "", fmt::format("map: {} in step, sequence {}, log {} of {}",
+                      in_step == 2 ? "both copies" : count_of(in_step, "copy"),
+                      number(spare, "sequence"), number(spare, "log_length"),
+                      count_of(number(spare, "log_records"), "record")));
+  return out;
+}
+
+std::string volume_text(const json& v) {
+  const json& main = field(v, "main");
+  const json& blocks = field(v, "blocks");
+  const json& bytes = field(v, "bytes");
+  const json& errors = field(v, "errors");
+  const json& healed = field(v, "healed");
+  std::string out = fmt::format("{}: {}\n{}", text(v, "name"), text(v, "state"),
+                                reasons(v, "  "));
+  out += line("Size", fmt::format("{}, in blocks of {} bytes{}",
+                                  human_bytes(number(v, "size")),
+                                  number(v, "block_size"),
+                                  flag(v, "read_only") ? ", read-only" : ""));
+  out +=
+      line("MAIN", fmt::format("{}, {}{}", text(main, "name"), io_words(main),
+                               flag(main, "failed") ? ", FAILED" : ""));
+  out += line("", text(main, "identity"));
+  out += spare_lines(field(v, "spare"));
+  out += line("Blocks",
+              fmt::format("{} remapped, {} pending (room for {})",
+                          number(blocks, "remapped"), number(blocks, "pending"),
+                          number(blocks, "pending_capacity")));
+  out += line("Healed",
+              fmt::format("{} ({}), {} on a second try",
+                          count_of(number(healed, "writes"), "write"),
+                          count_of(number(healed, "blocks"), "block"),
+                          count_of(number(healed, "retried_reads"), "read")));
+  out += line("Requests", counts(v, "requests", "none"));
+  out += line("", fmt::format("{} in flight", number(v, "in_flight")));
+  out += line("Bytes", "read " + human_bytes(number(bytes, "read")));
+  out += line("", "written " + human_bytes(number(bytes, "written")));
+  out += line("Errors", "MAIN: " + counts(errors, "main", "none"));
+  out += line("", "SPARE: " + counts(errors, "spare", "none"));
+  out += line("", "seen by clients: " + counts(errors, "client", "none"));
+  if (text(v, "breaker") != "closed")
+    out += line("Breaker", text(v, "breaker") +
+                               ": MAIN as a whole does not answer; nothing is "
+                               "remapped until it does");
+  if (flag(v, "flush_in_doubt"))
+    out += line("Flush",
+                "IN DOUBT: a flush failed; writes since the last good "
+                "one may not be durable");
+  out += line(
+      "Server",
+      fmt::format("process {}, up {}, build {}", number(v, "pid"),
+                  duration(number(v, "uptime_seconds")), text(v, "build")));
+  return out;
+}
+
+}  // namespace
+
+Result<json> parse_answer(const std::string& body) {
+  const auto refuse = [](const std::string& why) {
+    return make_error(
+        ErrorClass::caller, EPROTO,
+        fmt::format("the server's answer is not understood: {}", why));
+  };
+  try {
+    json answer = json::parse(body, [](int depth, json::parse_event_t, json&) {
+      if (depth > kMaxDepth) throw Misfit("nested too deeply");
+      return true;
+    });
+    if (!answer.is_object()) return refuse("no JSON object");
+    const auto schema = answer.find("schema");
+    if (schema == answer.end() || *schema != 1)
+      return refuse("its schema is not 1");
+    return answer;
+  } catch (const json::exception&) {
+    return refuse("no JSON");
+  } catch (const Misfit& e) {
+    return refuse(e.what());
+  }
+}
+
+Result<std::string> render_health(const json& health) {
+  return render([&] {
+    std::string out = text(health, "state") + "\n";
+    for (const json& v : list(health, "volumes"))
+      out += fmt::format("  {}: {}\n{}", text(v, "name"), text(v, "state"),
+                         reasons(v, "    "));
+    return out;
+  });
+}
+
+Result<std::string> render_volumes(const json& volumes) {
+  return render([&] {
+    std::vector<std::vector<std::string>> rows{{"NAME", "STATE", "SIZE"}};
+    for (const json& v : list(volumes, "volumes"))
+      rows.push_back(
+          {text(v, "name"), text(v, "state"), human_bytes(number(v, "size"))});
+    return table(rows);
+  });
+}
+
+Result<std::string> render_volume(const json& volume) {
+  return render([&] { return volume_text(volume); });
+}
+
+Result<std::string> render_map(const json& remaps) {
+  return render([&] {
+    const std::uint64_t block_size = number(remaps, "block_size");
+    std::vector<std::vector<std::string>> rows{
+        {"OFFSET", "BLOCK", "STATE", "SLOT", "UNREADABLE SECTORS"}};
+    for (const json& e : list(remaps, "entries")) {
+      const json& slot = field(e, "slot");
+      rows.push_back(
+          {fmt::to_string(number(e, "offset")),
+           fmt::to_string(number(e, "block")), text(e, "state"),
+           slot.is_null() ? "-" : fmt::to_string(number_of(slot, "slot")),
+           sectors(e)});
+    }
+    const json& next = field(remaps, "next");
+    std::string more;
+    if (!next.is_null()) {
+      std::uint64_t offset = 0;
+      if (__builtin_mul_overflow(number_of(next, "next"), block_size, &offset))
+        throw Misfit("\"next\" is out of range");
+      more = fmt::format("There may be more; go on with --from={}\n", offset);
+    }
+    if (rows.size() == 1)
+      return "Nothing is remapped or pending here.\n" + more;
+    return table(rows) + more;
+  });
+}
+
+Result<std::string> render_stop(const std::string& name, const json& answer) {
+  return render([&] {
+    return fmt::format("{}: {}\n", printable(name), text(answer, "state"));
+  });
+}
+
+bool is_healthy(const json& health) {
+  const auto state = health.find("state");
+  return state != health.end() && *state == "healthy";
+}
+
+Error problem_error(const std::string& what, int status,
+                    const std::string& body) {
+  std::string detail;
+  const json problem = json::parse(
+      body,
+      [](int depth, json::parse_event_t, json&) { return depth <= kMaxDepth; },
+      false);
+  if (problem.is_object())
+    for (const char* key : {"detail", "title"})
+      if (const auto it = problem.find(key);
+          detail.empty() && it != problem.end() && it->is_string())
+        detail = it->get<std::string>();
+  if (detail.empty())
+    detail = fmt::format("refused with HTTP status {}", status);
+  const int errnum = status == 404 ? ENOENT : status == 409 ? EBUSY : EIO;
+  return make_error(ErrorClass::caller, errnum,
+                    fmt::format("{}: {}", what, detail));
+}
+
+std::string render_json(const json& answer) {
+  return answer.dump(2, ' ', true, json::error_handler_t::replace) + "\n";
+}
+
+}  // namespace nbd_remap
