@@ -28,7 +28,8 @@ class NbdDisk final : public BackendFixture {
 };
 
 // nbdkit's memory disk behind filters.
-BackendFactory nbdkit(std::string name, Words filters, Words parameters,
+BackendFactory nbdkit(std::string name, const Words& filters,
+                      const Words& parameters,
                       std::uint32_t random_operations) {
   return {std::move(name),
           [=](std::uint64_t size,

@@ -250,7 +250,7 @@ TEST(NbdBackend, requests_of_many_threads_are_in_flight_at_once) {
     std::vector<std::jthread> threads;
     for (unsigned t = 0; t < 16; ++t)
       threads.emplace_back([&, t] {
-        if (reads_as(*disk, t * 4096, std::vector<std::byte>(4096))) ++right;
+        if (reads_as(*disk, t * 4096UL, std::vector<std::byte>(4096))) ++right;
       });
   }
   const auto took = steady_clock::now() - start;
