@@ -10,9 +10,11 @@
 
 #include <charconv>
 #include <cstring>
+#include <fstream>
 #include <memory>
 #include <optional>
 #include <set>
+#include <string>
 #include <vector>
 
 namespace nbd_remap {
@@ -71,6 +73,20 @@ std::vector<int> open_sockets() {
 }
 
 }  // namespace
+
+void remove_listening_socket_files(const std::string& control_path) {
+  // nbdkit takes LISTEN_FDS out of the environment; here it is as it was.
+  std::ifstream environment("/proc/self/environ");
+  for (std::string word; std::getline(environment, word, '\0');)
+    if (word.starts_with("LISTEN_FDS=")) return;
+  for (int fd : open_sockets()) {
+    if (!is_listening(fd)) continue;
+    const auto address = local_address(fd);
+    if (!address || !address->starts_with("unix /")) continue;
+    const std::string path = address->substr(5);
+    if (path != control_path) ::unlink(path.c_str());
+  }
+}
 
 int shutdown_client_sockets(const std::string& control_path) {
   const std::vector<int> sockets = open_sockets();

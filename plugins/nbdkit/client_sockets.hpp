@@ -15,4 +15,9 @@ namespace nbd_remap {
 // Returns how many sockets were shut down.
 int shutdown_client_sockets(const std::string& control_path);
 
+// Removes the files of the Unix sockets that nbdkit listens on, which it leaves
+// behind and would then not start on again. Not those of a service manager
+// (socket activation), which keeps and reuses them.
+void remove_listening_socket_files(const std::string& control_path);
+
 }  // namespace nbd_remap

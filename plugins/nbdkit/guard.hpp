@@ -1,7 +1,8 @@
 #pragma once
 // SPDX-License-Identifier: BSD-3-Clause
 // The C border: a Status or an exception becomes a message and an errno for
-// nbdkit, and -1. No exception leaves a callback.
+// nbdkit, and -1. No exception leaves a callback. A message is one line, whatever
+// the names in it hold.
 
 #define NBDKIT_API_VERSION 2
 #include <nbdkit-plugin.h>
@@ -11,11 +12,12 @@
 #include <new>
 
 #include "plugins/base/result.hpp"
+#include "plugins/base/tool_text.hpp"
 
 namespace nbd_remap {
 
 inline int report(const Error& error) {
-  nbdkit_error("%s", error.text().c_str());
+  nbdkit_error("%s", printable(error_words(error)).c_str());
   nbdkit_set_error(nbd_errno(error));
   return -1;
 }

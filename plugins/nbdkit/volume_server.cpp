@@ -127,6 +127,9 @@ std::string name_of(const std::string& disk) {
 }  // namespace
 
 Status rehearse_start(const Parameters& p, const LogSink& log) {
+  if (!p.control.empty())
+    if (Status free = HttpServer::check(p.control); !free)
+      return in_step("control", std::move(free).error());
   auto disks = open_disks(p);
   if (!disks) return std::move(disks).error();
   warn_if_cached(*disks->main, "main", log);
@@ -259,6 +262,7 @@ void VolumeServer::stop() {
   began = steady_clock::now();
   volume_.reset();
   step("stop: disks closed", began);
+  remove_listening_socket_files(control_path_);
 }
 
 }  // namespace nbd_remap
