@@ -120,6 +120,7 @@ std::string duration(std::uint64_t seconds) {
 }
 
 const char* io_words(const json& disk) {
+  if (flag(disk, "remote")) return "remote";
   return flag(disk, "direct") ? "direct I/O"
                               : "through the page cache: its write errors fail "
                                 "a FLUSH instead of being healed";

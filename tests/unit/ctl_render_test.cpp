@@ -22,9 +22,11 @@ json volume() {
     "size": 1073741824, "block_size": 4096, "read_only": false,
     "build": "0.1.0 (abc)", "pid": 321, "uptime_seconds": 3725,
     "flush_in_doubt": false,
-    "main": {"name": "/dev/sdb", "direct": true, "failed": false,
+    "main": {"name": "/dev/sdb", "direct": true, "remote": false,
+             "failed": false,
              "identity": "serial X"},
     "spare": {"name": "/dev/sdc", "uuid": "u-u", "direct": false,
+              "remote": false,
               "slots": 832, "used": 3, "retired": 1, "copies_in_step": 1,
               "sequence": 17, "log_length": 5, "log_records": 64},
     "blocks": {"remapped": 3, "pending": 1, "pending_capacity": 1045},
@@ -62,6 +64,16 @@ TEST(CtlRender, a_volume_is_told_in_aligned_lines) {
             "          SPARE: none\n"
             "          seen by clients: medium 1\n"
             "Server    process 321, up 1 h 2 min, build 0.1.0 (abc)\n");
+}
+
+TEST(CtlRender, a_remote_disk_is_not_said_to_be_cached_here) {
+  json v = volume();
+  v["main"]["direct"] = false;
+  v["main"]["remote"] = true;
+  const auto text = render_volume(v);
+  ASSERT_TRUE(text) << text.error().text();
+  EXPECT_NE(text->find("MAIN      /dev/sdb, remote\n"), std::string::npos)
+      << *text;
 }
 
 TEST(CtlRender, what_is_bad_is_said) {
