@@ -93,7 +93,9 @@ class RemapTableMemory : public testing::Test {
   // As the plugin does: with an arena for each thread, malloc can keep what
   // one thread freed while another asks for more.
   static void SetUpTestSuite() {
-    if (!kSanitized) ASSERT_EQ(mallopt(M_ARENA_MAX, 1), 1);
+    if (!kSanitized) {
+      ASSERT_EQ(mallopt(M_ARENA_MAX, 1), 1);
+    }
   }
   void SetUp() override {
     if (kSanitized) GTEST_SKIP() << "a sanitizer's allocator is another one";
