@@ -2,6 +2,7 @@
 #include "plugins/volume/disk.hpp"
 
 #include <cerrno>
+#include <new>
 #include <utility>
 
 namespace nbd_remap {
@@ -9,11 +10,13 @@ namespace nbd_remap {
 Disk::Disk(std::unique_ptr<Backend> backend) : backend_(std::move(backend)) {}
 
 Status Disk::note(Status status) {
-  if (status)
-    successes_.fetch_add(1, std::memory_order_relaxed);
-  else
-    ++errors_[static_cast<std::size_t>(status.error().error_class)];
+  if (!status) ++errors_[static_cast<std::size_t>(status.error().error_class)];
   return status;
+}
+
+Status Disk::note_data(Status status) {
+  if (status) successes_.fetch_add(1, std::memory_order_relaxed);
+  return note(std::move(status));
 }
 
 bool Disk::cached_here() const { return !info().direct && !info().remote; }
@@ -26,13 +29,13 @@ Status Disk::refuse_in_doubt() const {
 }
 
 Status Disk::read(DeviceOffset offset, Bytes buffer) {
-  return note(backend_->read(offset, buffer));
+  return note_data(backend_->read(offset, buffer));
 }
 
 Status Disk::write(DeviceOffset offset, ConstBytes data,
                    Durability durability) {
   if (durability == Durability::fua && in_doubt_) return refuse_in_doubt();
-  Status status = note(backend_->write(offset, data, durability));
+  Status status = note_data(backend_->write(offset, data, durability));
   if (durability == Durability::cached || !status) dirty_ = true;
   if (!status && durability == Durability::fua && cached_here())
     in_doubt_ = true;
@@ -46,7 +49,7 @@ Status Disk::zero(DeviceOffset offset, std::uint64_t length, ZeroMode mode,
   if (mode == ZeroMode::fast_only && !status &&
       status.error().errnum == ENOTSUP)
     return status;  // an answer, not a failure: nothing was changed
-  status = note(std::move(status));
+  status = note_data(std::move(status));
   if (durability == Durability::cached || !status) dirty_ = true;
   if (!status && durability == Durability::fua && cached_here())
     in_doubt_ = true;
@@ -82,10 +85,14 @@ Status Disk::flush() {
     ++rounds_begun_;
   }
   Status status;
-  if (in_doubt_)
-    status = refuse_in_doubt();
-  else if (dirty_.exchange(false))
-    status = note(backend_->flush());
+  try {
+    if (in_doubt_)
+      status = refuse_in_doubt();
+    else if (dirty_.exchange(false))
+      status = note(backend_->flush());
+  } catch (const std::bad_alloc&) {
+    status = make_error(ENOMEM, "flush");  // others wait for this round
+  }
   if (!status) in_doubt_ = true;
   MutexLock lock(mu_);
   flushing_ = false;

@@ -40,11 +40,13 @@ class Disk final : public Backend {
   bool in_doubt() const { return in_doubt_; }
   // By ErrorClass.
   std::array<std::uint64_t, kErrorClassCount> errors() const;
-  // Calls that succeeded; for "did anything work since?".
+  // Reads, writes and zeroes that succeeded; for "did anything work since?".
+  // A flush or trim can succeed on a disk that does nothing any more.
   std::uint64_t successes() const { return successes_; }
 
  private:
   Status note(Status status);
+  Status note_data(Status status);
   Status refuse_in_doubt() const;
   bool cached_here() const;
 

@@ -10,12 +10,14 @@
 //         unreadable afterwards if not (C6).
 // Read    A run that cannot be read is halved down to sectors; a sector is
 //         tried retries + 1 times. If all can be read the request succeeds,
-//         else those that cannot become pending and it fails (C5).
+//         else it fails and those that cannot become pending (C5), after one
+//         more try with writers kept out.
 // MAIN    Before anything is mapped or marked the breaker is asked; if MAIN as
 //         a whole does not answer, nothing is (C10).
 //
-// Threads  any, at once, for different regions.
-// REQUIRES of read and write: the caller holds the range's regions exclusively.
+// Threads  any, at once.
+// REQUIRES: the caller holds the regions of the range, for read at least
+// shared (it may take a slow disk minutes), for the others exclusively.
 
 #include <chrono>
 #include <cstdint>
@@ -40,7 +42,11 @@ class Healer {
          const VolumeOptions& options, const Clock& clock, Stats& stats,
          LogSink log);
 
-  Status read(VolumeOffset offset, Bytes buffer);
+  // unreadable: sectors of MAIN, ascending, for mark_pending().
+  Status read(VolumeOffset offset, Bytes buffer,
+              std::vector<std::uint64_t>& unreadable);
+  // Those of these sectors that still are on MAIN and still cannot be read.
+  Status mark_pending(const std::vector<std::uint64_t>& sectors);
   // Any alignment. With Durability::fua all of it is durable on success.
   Status write(VolumeOffset offset, ConstBytes data, Durability durability);
 
@@ -51,6 +57,13 @@ class Healer {
     std::optional<SlotNo> bad_slot;  // that the block leaves, to be retired
     AlignedBuffer content;
   };
+  // What a request has to do yet, and what it did.
+  struct Batch {
+    std::vector<Item> items;
+    std::uint64_t placed = 0;  // blocks that got a slot
+    bool on_main = false;      // written there, perhaps not yet durable
+    bool on_spare = false;
+  };
   // The part of a write that falls into one block.
   struct Part {
     RemapEntry entry;  // of the block now; all valid without a slot: clean
@@ -59,6 +72,10 @@ class Healer {
     std::uint64_t to = 0;
     ConstBytes data;
     SectorMasks sectors;
+    // The block as it will be. What was read before a write to MAIN failed is
+    // kept: afterwards it may be unreadable there.
+    AlignedBuffer content;
+    std::uint64_t known = 0;  // sectors of content
   };
   // Reads a run, halving it where it fails, and notes what cannot be read.
   struct Search {
@@ -84,25 +101,22 @@ class Healer {
   Part make_part(const RemapEntry& entry, std::uint64_t from, std::uint64_t to,
                  ConstBytes data) const;
   Status write_clean(std::uint64_t from, std::uint64_t to, ConstBytes data,
-                     std::vector<Item>& items);
-  Status halve_write(std::uint64_t from, ConstBytes data,
-                     std::vector<Item>& items);
-  Status write_block(const Part& part, std::vector<Item>& items);
-  Status write_on_main(const Part& part, bool& bad);
-  Status write_in_slot(const Part& part, bool& bad);
-  Status to_slot(const Part& part, bool slot_failed, std::vector<Item>& items);
+                     Batch& batch);
+  Status halve_write(std::uint64_t from, ConstBytes data, Batch& batch);
+  Status write_block(Part part, Batch& batch);
+  Status write_on_main(Part& part, bool& bad);
+  Status write_in_slot(Part& part, bool& bad);
+  Status to_slot(Part& part, bool slot_failed, Batch& batch);
   // The old sectors of [from, to) that the part does not cover, then the part.
-  Status compose(const Part& part, std::uint64_t from, std::uint64_t to,
-                 Bytes block, std::uint64_t& valid);
-  Status read_sectors(const Part& part, std::uint64_t wanted, Bytes block,
-                      std::uint64_t& got);
-  Status place(std::vector<Item>& items);
+  Status compose(Part& part, std::uint64_t from, std::uint64_t to);
+  Status read_sectors(Part& part, std::uint64_t wanted);
+  Status place(Batch& batch);
   Status fill_slots(std::vector<Item>& items, std::vector<SlotNo>& failed);
 
-  // read
-  Status mark_pending(const std::vector<std::uint64_t>& bad_sectors);
-
   RemapEntry entry_of(BlockNo block) const;
+  // OK while the breaker is closed.
+  Status main_answers() const;
+  // MAIN failed there. OK: it answers elsewhere, so that place is what is bad.
   Status main_failed(BlockNo block);
 
   Disk& main_;

@@ -35,12 +35,14 @@ RemapEntry Healer::entry_of(BlockNo block) const {
   return clean;
 }
 
-// OK: MAIN answers elsewhere, so this place is what is bad.
+Status Healer::main_answers() const {
+  if (!breaker_.open()) return {};
+  return make_error(ErrorClass::transport, EIO,
+                    main_.info().name + ": failed, the breaker is open");
+}
+
 Status Healer::main_failed(BlockNo block) {
-  const Error dead = make_error(
-      ErrorClass::transport, EIO,
-      main_.info().name + ": no longer answers; the breaker is open");
-  if (breaker_.open()) return dead;
+  if (breaker_.open()) return main_answers();
   if (!breaker_.failed(block, main_.successes())) return {};
   const std::uint64_t bytes = main_.info().size_bytes;
   const std::uint64_t logical = main_.info().logical_block_bytes;
@@ -58,7 +60,7 @@ Status Healer::main_failed(BlockNo block) {
        fmt::format("{}: {} blocks failed in a row and {} probes over the whole "
                    "disk failed too: taken for dead, nothing more is remapped",
                    main_.info().name, options_.breaker, kProbes));
-  return dead;
+  return main_answers();
 }
 
 bool Healer::Search::is_bad(std::uint64_t sector) const {
@@ -110,7 +112,8 @@ Status Healer::Search::one_sector(Disk& disk, DeviceOffset device,
   return {};
 }
 
-Status Healer::read(VolumeOffset offset, Bytes buffer) {
+Status Healer::read(VolumeOffset offset, Bytes buffer,
+                    std::vector<std::uint64_t>& unreadable) {
   Search search{*this, offset.value, true, {}, {}};
   Search in_slots{*this, offset.value, true, {}, {}};
   for (const Piece& piece :
@@ -130,24 +133,34 @@ Status Healer::read(VolumeOffset offset, Bytes buffer) {
     ++stats_.retried_reads;
     return {};
   }
-  // The client's error is EIO whether or not its reason could be remembered.
-  if (const Status marked = mark_pending(search.bad_sectors); !marked)
-    log_(LogLevel::warning, marked.error().text());
   const auto& bad =
       search.bad_sectors.empty() ? in_slots.bad_sectors : search.bad_sectors;
-  return make_error(
+  Error error = make_error(
       EIO, fmt::format("volume: {} sectors cannot be read, the first is {}",
                        search.bad_sectors.size() + in_slots.bad_sectors.size(),
                        bad.front()));
+  unreadable = std::move(search.bad_sectors);
+  return error;
 }
 
-Status Healer::mark_pending(const std::vector<std::uint64_t>& bad_sectors) {
+Status Healer::mark_pending(const std::vector<std::uint64_t>& sectors) {
   std::map<BlockNo, RemapEntry> blocks;
   const std::uint64_t per_block = block_bytes_ / kSectorBytes;
-  for (std::uint64_t sector : bad_sectors) {
+  AlignedBuffer one(kSectorBytes);
+  for (std::uint64_t sector : sectors) {
     const BlockNo block{sector / per_block};
-    auto [it, fresh] = blocks.try_emplace(block, entry_of(block));
-    it->second.valid &= ~(std::uint64_t{1} << (sector % per_block));
+    const std::uint64_t bit = std::uint64_t{1} << (sector % per_block);
+    auto it = blocks.find(block);
+    const RemapEntry entry = it == blocks.end() ? entry_of(block) : it->second;
+    // A write may have come since the sector was found unreadable.
+    if (entry.remapped() || !(entry.valid & bit)) continue;
+    if (Status answers = main_answers(); !answers) return answers;
+    const Status read =
+        main_.read(DeviceOffset{sector * kSectorBytes}, one.bytes());
+    if (read) continue;
+    if (read.error().error_class != ErrorClass::medium) return read;
+    it = blocks.try_emplace(block, entry).first;
+    it->second.valid &= ~bit;
   }
   std::vector<RemapEntry> batch;
   for (auto it = blocks.begin(); it != blocks.end();) {

@@ -24,8 +24,7 @@ std::uint64_t touched(std::uint64_t start, std::uint64_t block_bytes,
 
 Status Healer::write(VolumeOffset offset, ConstBytes data,
                      Durability durability) {
-  std::vector<Item> items;
-  const std::uint64_t healed = stats_.healed_blocks;
+  Batch batch;
   const std::uint64_t end = offset.value + data.size();
   auto part_of_data = [&](std::uint64_t from, std::uint64_t to) {
     return data.subspan(from - offset.value, to - from);
@@ -37,7 +36,7 @@ Status Healer::write(VolumeOffset offset, ConstBytes data,
         entry ? std::max(at, entry->block.value * block_bytes_) : end;
     if (clean_end > at) {
       Status status =
-          write_clean(at, clean_end, part_of_data(at, clean_end), items);
+          write_clean(at, clean_end, part_of_data(at, clean_end), batch);
       if (!status) return status;
     }
     if (!entry) break;
@@ -45,15 +44,18 @@ Status Healer::write(VolumeOffset offset, ConstBytes data,
         std::min(end, (entry->block.value + 1) * block_bytes_);
     Status status = write_block(make_part(*entry, clean_end, block_end,
                                           part_of_data(clean_end, block_end)),
-                                items);
+                                batch);
     if (!status) return status;
     at = block_end;
   }
-  if (Status status = place(items); !status) return status;
-  if (stats_.healed_blocks != healed) ++stats_.healed_writes;
+  if (Status status = place(batch); !status) return status;
+  if (batch.placed != 0) ++stats_.healed_writes;
   if (durability == Durability::cached) return {};
-  if (Status status = main_.flush(); !status) return status;
-  return spare_.flush();
+  // A disk that the request did not need may be dead.
+  Status status;
+  if (batch.on_main) status = main_.flush();
+  if (status && batch.on_spare) status = spare_.flush();
+  return status;
 }
 
 Healer::Part Healer::make_part(const RemapEntry& entry, std::uint64_t from,
@@ -72,13 +74,13 @@ Healer::Part Healer::make_part(const RemapEntry& entry, std::uint64_t from,
 // Blocks at the ends that MAIN cannot take without read-modify-write are done
 // by themselves, what lies between in one go.
 Status Healer::write_clean(std::uint64_t from, std::uint64_t to,
-                           ConstBytes data, std::vector<Item>& items) {
+                           ConstBytes data, Batch& batch) {
   const std::uint64_t logical = main_.info().logical_block_bytes;
   const std::uint64_t base = from;
   auto by_itself = [&](std::uint64_t a, std::uint64_t b) {
     return write_block(make_part(entry_of(BlockNo{a / block_bytes_}), a, b,
                                  data.subspan(a - base, b - a)),
-                       items);
+                       batch);
   };
   if (from % logical != 0 || to - from < logical) {
     const std::uint64_t head_end =
@@ -92,63 +94,65 @@ Status Healer::write_clean(std::uint64_t from, std::uint64_t to,
     middle_end = std::max(from, round_down(to - 1, block_bytes_));
   if (middle_end > from) {
     Status status =
-        halve_write(from, data.subspan(from - base, middle_end - from), items);
+        halve_write(from, data.subspan(from - base, middle_end - from), batch);
     if (!status) return status;
   }
   return middle_end < to ? by_itself(middle_end, to) : Status();
 }
 
 // REQUIRES: clean blocks, aligned to MAIN's logical blocks.
-Status Healer::halve_write(std::uint64_t from, ConstBytes data,
-                           std::vector<Item>& items) {
+Status Healer::halve_write(std::uint64_t from, ConstBytes data, Batch& batch) {
+  if (Status answers = main_answers(); !answers) return answers;
   Status status = main_.write(DeviceOffset{from}, data, Durability::cached);
+  if (status) batch.on_main = true;
   if (status || status.error().error_class != ErrorClass::medium) return status;
   const std::uint64_t first = from / block_bytes_;
   const std::uint64_t last = (from + data.size() - 1) / block_bytes_;
   if (first == last) {
     if (Status answers = main_failed(BlockNo{first}); !answers) return answers;
-    return to_slot(
-        make_part(entry_of(BlockNo{first}), from, from + data.size(), data),
-        false, items);
+    Part part =
+        make_part(entry_of(BlockNo{first}), from, from + data.size(), data);
+    return to_slot(part, false, batch);
   }
   const std::uint64_t middle = (first + last + 1) / 2 * block_bytes_ - from;
-  status = halve_write(from, data.first(middle), items);
+  status = halve_write(from, data.first(middle), batch);
   if (!status) return status;
-  return halve_write(from + middle, data.subspan(middle), items);
+  return halve_write(from + middle, data.subspan(middle), batch);
 }
 
-Status Healer::write_block(const Part& part, std::vector<Item>& items) {
+Status Healer::write_block(Part part, Batch& batch) {
   bool bad = false;
   if (part.entry.remapped()) {
     Status status = write_in_slot(part, bad);
-    return bad ? to_slot(part, true, items) : status;
+    if (status && !bad) batch.on_spare = true;
+    return bad ? to_slot(part, true, batch) : status;
   }
+  if (Status answers = main_answers(); !answers) return answers;
   const bool pending = part.entry.valid != store_.all_valid();
   if (!pending || options_.on_pending_write == PendingWrite::main_first) {
     Status status = write_on_main(part, bad);
+    if (status && !bad) batch.on_main = true;
     if (!bad) return status;
     if (Status answers = main_failed(part.entry.block); !answers)
       return answers;
   }
-  return to_slot(part, false, items);
+  return to_slot(part, false, batch);
 }
 
 // bad: MAIN cannot hold it. A sector that was unreadable counts as cured only
 // once it has been written durably and read back (C5).
-Status Healer::write_on_main(const Part& part, bool& bad) {
+Status Healer::write_on_main(Part& part, bool& bad) {
   const std::uint64_t logical = main_.info().logical_block_bytes;
   const std::uint64_t from = round_down(part.from, logical);
   const std::uint64_t to = round_up(part.to, logical);
-  AlignedBuffer block(block_bytes_);
-  std::uint64_t valid = 0;
   const std::uint64_t written = touched(part.start, block_bytes_, from, to);
-  if (Status status = compose(part, from, to, block.bytes(), valid); !status)
-    return status;
-  if (written & ~valid) {
+  if (Status status = compose(part, from, to); !status) return status;
+  if (written & ~part.known) {
     bad = true;
     return {};
   }
-  const Bytes bytes = block.bytes().subspan(from - part.start, to - from);
+  const Bytes bytes =
+      part.content.bytes().subspan(from - part.start, to - from);
   const bool cures = (written & ~part.entry.valid) != 0;
   Status status = main_.write(DeviceOffset{from}, bytes,
                               cures ? Durability::fua : Durability::cached);
@@ -171,23 +175,21 @@ Status Healer::write_on_main(const Part& part, bool& bad) {
 }
 
 // bad: the slot cannot hold it.
-Status Healer::write_in_slot(const Part& part, bool& bad) {
+Status Healer::write_in_slot(Part& part, bool& bad) {
   const std::uint64_t logical = spare_.info().logical_block_bytes;
   const std::uint64_t slot = layout_.slot(part.entry.slot()).value;
   const std::uint64_t from = round_down(part.from, logical);
   const std::uint64_t to = round_up(part.to, logical);
-  AlignedBuffer block(block_bytes_);
-  std::uint64_t valid = 0;
-  if (Status status = compose(part, from, to, block.bytes(), valid); !status)
-    return status;
+  if (Status status = compose(part, from, to); !status) return status;
   const std::uint64_t written = touched(part.start, block_bytes_, from, to);
-  if (written & part.entry.valid & ~valid) {
+  if (written & part.entry.valid & ~part.known) {
     bad = true;  // a sector beside the part can no longer be read
     return {};
   }
-  const Bytes bytes = block.bytes().subspan(from - part.start, to - from);
-  Status status = spare_.write(DeviceOffset{slot + (from - part.start)}, bytes,
-                               Durability::cached);
+  Status status =
+      spare_.write(DeviceOffset{slot + (from - part.start)},
+                   part.content.bytes().subspan(from - part.start, to - from),
+                   Durability::cached);
   if (!status) {
     bad = status.error().error_class == ErrorClass::medium;
     return status;
@@ -199,28 +201,28 @@ Status Healer::write_in_slot(const Part& part, bool& bad) {
   return store_.commit({entry});
 }
 
-// valid: the sectors of block that are known now. An error if the part covers
-// only some bytes of a sector whose rest cannot be read: nothing is invented.
-Status Healer::compose(const Part& part, std::uint64_t from, std::uint64_t to,
-                       Bytes block, std::uint64_t& valid) {
+// An error if the part covers only some bytes of a sector whose rest cannot be
+// read: nothing is invented.
+Status Healer::compose(Part& part, std::uint64_t from, std::uint64_t to) {
+  if (part.content.size() == 0) part.content = AlignedBuffer(block_bytes_);
   const std::uint64_t wanted = touched(part.start, block_bytes_, from, to) &
-                               ~part.sectors.covered & part.entry.valid;
-  if (Status status = read_sectors(part, wanted, block, valid); !status)
-    return status;
+                               ~part.sectors.covered & part.entry.valid &
+                               ~part.known;
+  if (Status status = read_sectors(part, wanted); !status) return status;
   const std::uint64_t partial = part.sectors.touched & ~part.sectors.covered;
-  if (partial & ~valid)
+  if (partial & ~part.known)
     return make_error(
         EIO, fmt::format("bytes {} to {} are part of a sector that cannot be "
                          "read; write the whole sector",
                          part.from, part.to));
   std::copy(part.data.begin(), part.data.end(),
-            block.begin() + static_cast<long>(part.from - part.start));
-  valid |= part.sectors.covered;
+            part.content.data() + (part.from - part.start));
+  part.known |= part.sectors.covered;
   return {};
 }
 
-Status Healer::read_sectors(const Part& part, std::uint64_t wanted, Bytes block,
-                            std::uint64_t& got) {
+// Into content and known, as far as they can be read.
+Status Healer::read_sectors(Part& part, std::uint64_t wanted) {
   Disk& disk = part.entry.remapped() ? spare_ : main_;
   const std::uint64_t base = part.entry.remapped()
                                  ? layout_.slot(part.entry.slot()).value
@@ -235,7 +237,7 @@ Status Healer::read_sectors(const Part& part, std::uint64_t wanted, Bytes block,
       continue;
     }
     if (s * kSectorBytes >= end) {  // beyond the end of the volume
-      got |= bit(s++);
+      part.known |= bit(s++);
       continue;
     }
     std::uint64_t run = 1;
@@ -243,34 +245,35 @@ Status Healer::read_sectors(const Part& part, std::uint64_t wanted, Bytes block,
            (wanted & bit(s + run)))
       ++run;
     Search search{*this, part.start + s * kSectorBytes, false, {}, {}};
-    Status status =
-        search.run(disk, DeviceOffset{base + s * kSectorBytes},
-                   block.subspan(s * kSectorBytes, run * kSectorBytes));
+    Status status = search.run(
+        disk, DeviceOffset{base + s * kSectorBytes},
+        part.content.bytes().subspan(s * kSectorBytes, run * kSectorBytes));
     if (!status) return status;
     for (std::uint64_t i = s; i < s + run; ++i)
-      if (!search.is_bad(part.start / kSectorBytes + i)) got |= bit(i);
+      if (!search.is_bad(part.start / kSectorBytes + i)) part.known |= bit(i);
     s += run;
   }
   return {};
 }
 
 // The whole block, as it will be in its slot.
-Status Healer::to_slot(const Part& part, bool slot_failed,
-                       std::vector<Item>& items) {
-  Item item;
-  item.content = AlignedBuffer(block_bytes_);
-  item.entry.block = part.entry.block;
-  Status status = compose(part, part.start, part.start + block_bytes_,
-                          item.content.bytes(), item.entry.valid);
+Status Healer::to_slot(Part& part, bool slot_failed, Batch& batch) {
+  Status status = compose(part, part.start, part.start + block_bytes_);
   if (!status) return status;
+  Item item;
+  item.entry.block = part.entry.block;
+  item.entry.valid = part.known;
+  item.content = std::move(part.content);
   if (slot_failed) item.bad_slot = part.entry.slot();
-  items.push_back(std::move(item));
+  batch.items.push_back(std::move(item));
   // Each item may also retire a slot.
-  return items.size() * 2 + kMaxBadSlots >= store_.max_entries() ? place(items)
-                                                                 : Status();
+  return batch.items.size() * 2 + kMaxBadSlots >= store_.max_entries()
+             ? place(batch)
+             : Status();
 }
 
-Status Healer::place(std::vector<Item>& items) {
+Status Healer::place(Batch& batch) {
+  std::vector<Item>& items = batch.items;
   if (items.empty()) return {};
   std::vector<SlotNo> retire;
   Status status = fill_slots(items, retire);
@@ -278,6 +281,7 @@ Status Healer::place(std::vector<Item>& items) {
   if (!status) {
     for (const Item& item : items)
       if (item.entry.remapped()) store_.give_back(item.entry.slot());
+    if (retire.empty()) return status;
     stats_.slots_retired += retire.size();
     // The request fails for its own reason, whatever this answers.
     if (const Status retired = store_.commit({}, retire); !retired)
@@ -292,6 +296,7 @@ Status Healer::place(std::vector<Item>& items) {
   }
   status = store_.commit(entries, retire);
   if (!status) return status;
+  batch.placed += items.size();
   stats_.healed_blocks += items.size();
   stats_.slots_retired += retire.size();
   for (const RemapEntry& e : entries)

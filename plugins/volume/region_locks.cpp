@@ -11,27 +11,41 @@ struct alignas(64) RegionLocks::Stripe {
   Mutex mu;
   CondVar changed;
   unsigned sharers GUARDED_BY(mu) = 0;
+  unsigned waiting_sharers GUARDED_BY(mu) = 0;
   unsigned waiting_exclusive GUARDED_BY(mu) = 0;
   bool exclusive GUARDED_BY(mu) = false;
+  // Sharers whose turn it is: they waited when an exclusive holder ended.
+  unsigned admitted GUARDED_BY(mu) = 0;
+  std::uint64_t turns GUARDED_BY(mu) = 0;  // exclusive holders that ended
 
   using Deadline = std::chrono::steady_clock::time_point;
 
   bool lock_shared(Deadline deadline) {
     MutexLock lock(mu);
-    while (exclusive || waiting_exclusive != 0)
-      if (!changed.wait_until(mu, deadline)) return false;
-    ++sharers;
-    return true;
+    const std::uint64_t came = turns;
+    ++waiting_sharers;
+    bool in_time = true;
+    while (in_time && (exclusive || (waiting_exclusive != 0 && came == turns)))
+      in_time = changed.wait_until(mu, deadline);
+    --waiting_sharers;
+    // Between its turn and now no exclusive holder can have come.
+    if (came != turns) --admitted;
+    const bool mine = !exclusive && (waiting_exclusive == 0 || came != turns);
+    if (mine) ++sharers;
+    return mine;
+  }
+
+  bool taken() const REQUIRES(mu) {
+    return exclusive || sharers != 0 || admitted != 0;
   }
 
   bool lock_exclusive(Deadline deadline) {
     MutexLock lock(mu);
     ++waiting_exclusive;
     bool in_time = true;
-    while (in_time && (exclusive || sharers != 0))
-      in_time = changed.wait_until(mu, deadline);
+    while (in_time && taken()) in_time = changed.wait_until(mu, deadline);
     --waiting_exclusive;
-    if (exclusive || sharers != 0) {
+    if (taken()) {
       changed.notify_all();
       return false;
     }
@@ -41,11 +55,14 @@ struct alignas(64) RegionLocks::Stripe {
 
   void unlock(Mode mode) {
     MutexLock lock(mu);
-    if (mode == Mode::exclusive)
+    if (mode == Mode::exclusive) {
       exclusive = false;
-    else
+      ++turns;
+      admitted = waiting_sharers;
+    } else {
       --sharers;
-    if (exclusive || sharers == 0) changed.notify_all();
+    }
+    if (sharers == 0) changed.notify_all();
   }
 };
 

@@ -10,7 +10,9 @@
 //             out the few others of its stripe too, for a moment.
 // Order       Stripes are taken in ascending order, all of a range at once; a
 //             holder takes no second range. So nobody waits in a circle.
-// Fairness    A waiting exclusive holder lets no new sharers in.
+// Fairness    A waiting exclusive holder lets no new sharers in; when one ends,
+//             the sharers that wait by then go before the next. So neither
+//             sort can keep out the other.
 // Threads     any.
 // Waits       Bounded by the deadline given; then empty.
 

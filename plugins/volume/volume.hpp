@@ -13,7 +13,9 @@
 //             (2) A block is served from SPARE only once its log record is
 //                 durable (RemapStore sees to it), and then never from MAIN.
 //             (3) The map of a block changes only under its region's exclusive
-//                 lock; every request holds its regions at least shared.
+//                 lock; read, write, zero and trim hold their regions at
+//                 least shared. extents and cache only look: what a write that
+//                 runs beside them does may or may not be in their answer.
 // Threads     requests and status(): any thread, at once. close(): one thread,
 //             after drain().
 // Lock order  Gate, RegionLocks, RemapStore, RemapTable and SlotPool. No mutex

@@ -1,0 +1,58 @@
+#pragma once
+// SPDX-License-Identifier: BSD-3-Clause
+// What every request of a Volume goes through, for volume*.cpp alone.
+
+#include <fmt/format.h>
+
+#include <cerrno>
+
+#include "plugins/volume/volume.hpp"
+
+namespace nbd_remap {
+
+inline bool is_medium(const Status& status) {
+  return !status && status.error().error_class == ErrorClass::medium;
+}
+
+template <class Body>
+Status Volume::request(Op op, VolumeOffset offset, std::uint64_t length,
+                       bool writes, Body&& body) {
+  stats_.requests[static_cast<std::size_t>(op)].fetch_add(
+      1, std::memory_order_relaxed);
+  Status status = [&]() -> Status {
+    const auto pass = gate_.enter();
+    if (!pass)
+      return make_error(ErrorClass::transport, ESHUTDOWN,
+                        "volume: the server is stopping");
+    if (writes && read_only_)
+      return make_error(ErrorClass::caller, EROFS, "volume: read-only");
+    if (Status in_range = check_range(offset, length); !in_range)
+      return in_range;
+    if (op == Op::flush) return body();
+    if (length == 0) return {};
+    if (!store_)
+      return make_error(ErrorClass::transport, EIO,
+                        "volume: SPARE is missing, so nothing is known of any "
+                        "block: " +
+                            missing_spare_);
+    return body();
+  }();
+  if (!status)
+    ++stats_
+          .client_errors[static_cast<std::size_t>(status.error().error_class)];
+  return status;
+}
+
+template <class Body>
+Status Volume::locked(Mode mode, VolumeOffset offset, std::uint64_t length,
+                      Body&& body) {
+  const auto guard = regions_.lock(mode, offset, length, options_.lock_bound);
+  if (guard) return body();
+  ++stats_.lock_timeouts;
+  return make_error(
+      ETIMEDOUT,
+      fmt::format("volume: waited {} ms for {} bytes at {}",
+                  options_.lock_bound.count(), length, offset.value));
+}
+
+}  // namespace nbd_remap
