@@ -1,0 +1,264 @@
+// SPDX-License-Identifier: BSD-3-Clause
+// Writes that MAIN refuses.
+#include <gtest/gtest.h>
+
+#include <cerrno>
+#include <set>
+
+#include "tests/fakes/volume_fixture.hpp"
+
+namespace nbd_remap {
+namespace {
+
+// Mistakes 1, 13 and 19.
+TEST(VolumeHeal, a_failed_write_is_on_spare_when_it_is_acknowledged) {
+  Rig rig({.main_bytes = (4 << 20) + 3 * 512});
+  const std::uint64_t last = rig.last_block();
+  for (std::uint64_t block : {std::uint64_t{0}, std::uint64_t{7}, last}) {
+    const auto rule = rig.spoil({Op::read, Op::write}, block);
+    const std::uint64_t length =
+        std::min<std::uint64_t>(4096, rig.volume->size() - rig.at(block));
+    ASSERT_EQ(rig.write(rig.at(block), length, block), 0);
+    EXPECT_GE(rig.main.fired(rule), 1U);
+    EXPECT_TRUE(rig.entry(block).remapped()) << "used at once";
+    EXPECT_TRUE(rig.holds(rig.at(block), length, block));
+  }
+  ASSERT_EQ(rig.entries().size(), 3U);
+  EXPECT_EQ(rig.entry(0).slot_or_none, 0U);
+  EXPECT_EQ(rig.volume->stats().healed_writes, 3U);
+  EXPECT_EQ(rig.volume->stats().healed_blocks, 3U);
+  rig.reopen();
+  ASSERT_EQ(rig.entries().size(), 3U);
+  EXPECT_TRUE(rig.holds(0, 4096, 0));
+  EXPECT_TRUE(rig.holds(rig.at(7), 4096, 7));
+  EXPECT_TRUE(rig.holds(rig.at(last), 3 * 512, last));
+}
+
+// Mistake 13.
+TEST(VolumeHeal, a_thousand_writes_to_one_bad_block_make_one_mapping) {
+  Rig rig;
+  const auto rule = rig.spoil({Op::read, Op::write}, 5);
+  for (std::uint64_t i = 0; i < 1000; ++i)
+    ASSERT_EQ(rig.write(rig.at(5), 4096, i), 0);
+  EXPECT_GE(rig.main.fired(rule), 1U);
+  EXPECT_TRUE(rig.holds(rig.at(5), 4096, 999));
+  EXPECT_EQ(rig.entries().size(), 1U);
+  EXPECT_EQ(rig.store().slots.used, 1U);
+}
+
+// Mistake 7, contract C4. Every step is looked at from inside the disks.
+TEST(VolumeHeal,
+     slot_data_is_durable_before_the_record_and_that_before_the_ack) {
+  Rig rig;
+  ASSERT_EQ(told(rig.volume->flush()), 0);
+  const auto rule = rig.spoil(Op::write, 3, 2);
+  const std::uint64_t slots_begin = rig.slot(0);
+  const std::uint64_t slots_end = rig.slot(rig.store().slots.slots);
+  rig.spare.clear_trace();
+  std::size_t seen_early = 0;
+  rig.spare.set_hook([&](const Operation&) {
+    seen_early += rig.volume->entries(BlockNo{0}, 1).size();
+  });
+  ASSERT_EQ(rig.write(rig.at(3), 8192, 1), 0);
+  rig.spare.set_hook(nullptr);
+  EXPECT_GE(rig.main.fired(rule), 1U);
+  EXPECT_EQ(rig.entries().size(), 2U);
+  EXPECT_EQ(seen_early, 0U) << "in the table before it was durable";
+  std::string order;
+  for (const Operation& operation : rig.spare.trace()) {
+    char letter = 0;
+    if (operation.op == Op::flush) letter = 'F';
+    if (operation.op == Op::write)
+      letter = operation.offset >= slots_begin && operation.offset < slots_end
+                   ? 'd'
+                   : (operation.fua ? 'R' : 'r');
+    if (letter != 0) order += letter;
+  }
+  // Two slots, a flush, the record in both copies, durable one way or another.
+  EXPECT_TRUE(order == "ddFrrF" || order == "ddFrFrF" || order == "ddFRR")
+      << order;
+}
+
+// Mistake 14, contract C10.
+TEST(VolumeHeal, ten_thousand_bad_blocks_in_a_row_are_healed) {
+  constexpr std::uint64_t kBad = 10'000;
+  Rig rig({.main_bytes = 64 << 20, .spare_slots = kBad});
+  const auto rule = rig.spoil({Op::read, Op::write}, 0, kBad);
+  std::uint64_t failed = 0;
+  for (std::uint64_t b = 0; b < kBad; ++b)
+    failed += rig.write(rig.at(b), 4096, b) != 0;
+  EXPECT_EQ(failed, 0U);
+  EXPECT_GE(rig.main.fired(rule), kBad);
+  EXPECT_FALSE(rig.volume->status().breaker_open);
+  rig.reopen();
+  const auto entries = rig.entries();
+  ASSERT_EQ(entries.size(), kBad);
+  std::set<std::uint64_t> slots;
+  std::uint64_t lost = 0;
+  for (const RemapEntry& entry : entries) {
+    slots.insert(entry.slot_or_none);
+    lost += !rig.holds(rig.at(entry.block.value), 4096, entry.block.value);
+  }
+  EXPECT_EQ(slots.size(), kBad);
+  EXPECT_EQ(lost, 0U);
+  // Mistake 17: the slots that are left, and then no more.
+  const std::uint64_t left = rig.store().slots.slots - kBad;
+  const auto more = rig.spoil(Op::write, kBad, left + 1);
+  for (std::uint64_t b = 0; b < left; ++b)
+    EXPECT_EQ(rig.write(rig.at(kBad + b), 4096, 1), 0);
+  EXPECT_EQ(rig.write(rig.at(kBad + left), 4096, 1), EIO);
+  EXPECT_GE(rig.main.fired(more), left + 1);
+}
+
+TEST(VolumeHeal, a_large_write_over_many_bad_blocks_is_healed_whole) {
+  Rig rig({.main_bytes = 64 << 20, .spare_slots = 3000});
+  FaultyBackend::Rule rule = rig.spoil({Op::read, Op::write}, 100, 300);
+  for (std::uint64_t block = 1000; block < 5000; block += 3)
+    rig.main.extend(rule, rig.at(block), 512);
+  const std::uint64_t offset = 5 * 512;  // and neither end is a block's
+  const std::uint64_t length = (32 << 20) - 1024;
+  ASSERT_EQ(rig.write(offset, length, 1), 0);
+  EXPECT_GE(rig.main.fired(rule), 1600U);
+  EXPECT_EQ(rig.entries().size(), 300U + (4000 + 2) / 3);
+  EXPECT_EQ(rig.volume->stats().healed_writes, 1U);
+  rig.reopen();
+  EXPECT_TRUE(rig.holds(offset, length, 1));
+  EXPECT_TRUE(rig.zeroes(0, offset));
+  EXPECT_TRUE(rig.zeroes(offset + length, 8192));
+}
+
+TEST(VolumeHeal, a_write_that_fails_once_is_no_reason_to_remap) {
+  Rig rig;
+  const auto rule = rig.main.add_failing_call(Op::write, EIO);
+  ASSERT_EQ(rig.write(0, 8192, 1), 0);
+  EXPECT_EQ(rig.main.fired(rule), 1U);
+  EXPECT_TRUE(rig.entries().empty());
+  EXPECT_TRUE(rig.holds(0, 8192, 1));
+}
+
+// Mistake 18, contract C6.
+TEST(VolumeHeal, a_partial_write_to_a_bad_block_does_not_invent_the_rest) {
+  for (std::uint32_t block_bytes : {4096U, 32768U}) {
+    Rig rig({.block_bytes = block_bytes});
+    const std::uint64_t last = rig.last_block();
+    for (std::uint64_t block : {std::uint64_t{0}, last}) {
+      const std::uint64_t at = rig.at(block);
+      ASSERT_EQ(rig.write(at, block_bytes, 8), 0);
+      const auto rule = rig.spoil({Op::read, Op::write}, block);
+      ASSERT_EQ(rig.write(at + 1024, 1024, 9), 0);
+      EXPECT_GE(rig.main.fired(rule), 2U);
+      EXPECT_EQ(rig.entry(block).valid, 0b1100U);
+    }
+    for (bool restarted : {false, true}) {
+      if (restarted) rig.reopen();
+      for (std::uint64_t at : {std::uint64_t{0}, rig.at(last)}) {
+        EXPECT_TRUE(rig.holds(at + 1024, 1024, 9));
+        EXPECT_EQ(rig.read(at + 512, 512), EIO);
+        EXPECT_EQ(rig.read(at + 2048, 512), EIO);
+        EXPECT_EQ(rig.read(at + block_bytes - 1, 1), EIO);
+        EXPECT_EQ(rig.read(at, block_bytes), EIO);
+      }
+    }
+    // Written sector by sector, it becomes whole.
+    for (std::uint64_t s = 0; s < block_bytes / 512; ++s)
+      ASSERT_EQ(rig.write(s * 512, 512, 100 + s), 0);
+    rig.reopen();
+    for (std::uint64_t s = 0; s < block_bytes / 512; ++s)
+      EXPECT_TRUE(rig.holds(s * 512, 512, 100 + s)) << s;
+    EXPECT_EQ(rig.entries().size(), 2U);
+  }
+}
+
+TEST(VolumeHeal, the_rest_of_a_block_that_can_be_read_moves_with_it) {
+  Rig rig;
+  ASSERT_EQ(rig.write(0, 12288, 1), 0);
+  const auto whole = pattern(1, 12288);
+  const auto rule = rig.spoil(Op::write, 1);
+  ASSERT_EQ(rig.write(4096 + 100, 50, 2), 0);  // and less than a sector
+  EXPECT_GE(rig.main.fired(rule), 1U);
+  auto expected = whole;
+  const auto middle = pattern(2, 50);
+  std::copy(middle.begin(), middle.end(), expected.begin() + 4196);
+  EXPECT_TRUE(rig.holds(0, expected));
+  EXPECT_EQ(rig.entry(1).valid, 0xffU);
+  // One sector of the next block cannot be read: only that is lost.
+  rig.main.add_bad_range(Op::read, 8192 + 512, 512, EIO);
+  rig.spoil(Op::write, 2);
+  ASSERT_EQ(rig.write(8192 + 2048, 512, 3), 0);
+  EXPECT_EQ(rig.entry(2).valid, 0b11111101U);
+  const auto sector = pattern(3, 512);
+  std::copy(sector.begin(), sector.end(), expected.begin() + 8192 + 2048);
+  EXPECT_TRUE(rig.holds(0, ConstBytes(expected).first(8192 + 512)));
+  EXPECT_TRUE(rig.holds(8192 + 1024, ConstBytes(expected).subspan(9216)));
+  EXPECT_EQ(rig.read(8192 + 512, 512), EIO);
+}
+
+// What read-modify-write read before MAIN refused the write is not lost when
+// the failing write makes the place unreadable.
+TEST(VolumeHeal, a_failing_write_does_not_cost_the_neighbours_read_before_it) {
+  Rig rig({.logical = 4096});
+  ASSERT_EQ(rig.write(0, 4096, 1), 0);
+  auto expected = pattern(1, 4096);
+  FaultyBackend::Rule reads = 0;
+  rig.main.set_hook([&](const Operation& operation) {
+    if (operation.op == Op::write && reads == 0)
+      reads = rig.spoil(Op::read, 0) + 1;
+  });
+  const auto writes = rig.spoil(Op::write, 0);
+  ASSERT_EQ(rig.write(512, 512, 2), 0);
+  rig.main.set_hook(nullptr);
+  EXPECT_GE(rig.main.fired(writes), 1U);
+  ASSERT_NE(reads, 0U);
+  EXPECT_EQ(rig.read(0, 4096), 0);
+  const auto sector = pattern(2, 512);
+  std::copy(sector.begin(), sector.end(), expected.begin() + 512);
+  EXPECT_TRUE(rig.holds(0, expected));
+}
+
+TEST(VolumeHeal, part_of_an_unreadable_sector_cannot_be_written) {
+  Rig rig;
+  ASSERT_EQ(rig.write(0, 12288, 1), 0);
+  // Unknown yet; pending; in a slot.
+  const auto rule = rig.main.add_bad_range(Op::read, 512, 512, EIO);
+  rig.main.extend(rule, 4096 + 512, 512);
+  rig.main.extend(rule, 8192 + 512, 512);
+  ASSERT_EQ(rig.read(4096, 4096), EIO);
+  const auto writes = rig.spoil(Op::write, 2);
+  ASSERT_EQ(rig.write(8192, 512, 2), 0);
+  ASSERT_TRUE(rig.entry(2).remapped());
+  ASSERT_FALSE(rig.entry(1).remapped());
+  rig.main.remove(writes);
+  const auto before = rig.entries();
+  ASSERT_EQ(before.size(), 2U);
+  for (std::uint64_t block : {0, 1, 2}) {
+    EXPECT_EQ(rig.write(rig.at(block) + 600, 10, 3), EIO) << block;
+    EXPECT_EQ(rig.write(rig.at(block) + 512, 511, 3), EIO) << block;
+    EXPECT_EQ(rig.read(rig.at(block) + 512, 512), EIO) << block;
+    EXPECT_TRUE(rig.holds(
+        rig.at(block) + 1024,
+        ConstBytes(pattern(1, 12288)).subspan(rig.at(block) + 1024, 3072)));
+  }
+  EXPECT_GE(rig.main.fired(rule), 3U);
+  EXPECT_EQ(rig.entry(1), before.at(0));
+  EXPECT_EQ(rig.entry(2), before.at(1));
+}
+
+// Mistake 22: FUA means the same on both ways.
+TEST(VolumeHeal, a_healed_fua_write_leaves_nothing_unflushed) {
+  Rig rig;
+  ASSERT_EQ(told(rig.volume->flush()), 0);
+  rig.spoil(Op::write, 1);
+  rig.main.clear_trace();
+  ASSERT_EQ(rig.write(0, 12288, 1, Durability::fua), 0);
+  ASSERT_EQ(rig.entries().size(), 1U);
+  const auto trace = rig.main.trace();
+  EXPECT_EQ(trace.back().op, Op::flush) << "the blocks beside the bad one";
+  const std::uint64_t flushes =
+      rig.main_disk.calls().flush + rig.spare_disk.calls().flush;
+  ASSERT_EQ(told(rig.volume->flush()), 0);
+  EXPECT_EQ(rig.main_disk.calls().flush + rig.spare_disk.calls().flush, flushes)
+      << "nothing was left to flush";
+}
+
+}  // namespace
+}  // namespace nbd_remap
