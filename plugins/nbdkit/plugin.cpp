@@ -6,6 +6,7 @@
 // volume is the one file-scope variable here.
 
 #include <dlfcn.h>
+#include <malloc.h>
 
 #include <memory>
 #include <string>
@@ -41,7 +42,13 @@ Durability durability_of(uint32_t flags) {
   return flags & NBDKIT_FLAG_FUA ? Durability::fua : Durability::cached;
 }
 
-void remap_load() { state = std::make_unique<PluginState>(); }
+// One arena: leaves of the remap table are made by one thread and freed by
+// another, and with an arena for each thread a million mappings that came by
+// and by took 43 bytes each instead of 27.
+void remap_load() {
+  mallopt(M_ARENA_MAX, 1);
+  state = std::make_unique<PluginState>();
+}
 void remap_unload() { state.reset(); }
 
 int remap_config(const char* key, const char* value) {

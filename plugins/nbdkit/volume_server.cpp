@@ -130,6 +130,9 @@ Status rehearse_start(const Parameters& p, const LogSink& log) {
   if (!p.control.empty())
     if (Status free = HttpServer::check(p.control); !free)
       return in_step("control", std::move(free).error());
+  if (!p.control.empty())
+    if (Status free = HttpServer::check(p.control); !free)
+      return in_step("control", std::move(free).error());
   auto disks = open_disks(p);
   if (!disks) return std::move(disks).error();
   warn_if_cached(*disks->main, "main", log);
