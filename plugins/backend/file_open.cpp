@@ -170,6 +170,11 @@ Status describe_device(const std::string& path, const struct stat& st,
       !is_power_of_two(static_cast<std::uint64_t>(logical)))
     return refuse(path, EINVAL,
                   fmt::format("its logical sector size is {}", logical));
+  // The kernel lets it be opened for writing, and then refuses the writes.
+  int read_only = 0;
+  if (!file.info.read_only &&
+      ::ioctl(file.fd.get(), BLKROGET, &read_only) == 0 && read_only != 0)
+    return refuse(path, EROFS, "the device is read-only");
   file.is_device = true;
   file.info.logical_block_bytes = static_cast<std::uint32_t>(logical);
   file.info.physical_block_bytes = is_power_of_two(physical) ? physical : 4096;
