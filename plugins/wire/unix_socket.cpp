@@ -14,6 +14,7 @@
 #include <cerrno>
 #include <cstring>
 #include <optional>
+#include <system_error>
 #include <thread>
 #include <utility>
 #include <vector>
@@ -64,7 +65,8 @@ Result<UniqueFd> lock_folder_of(const std::string& path) {
   UniqueFd fd(::open(folder.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
   if (!fd)
     return make_error(ErrorClass::caller, errno,
-                      fmt::format("socket {}: open folder {}", path, folder));
+                      fmt::format("socket {}: open folder {}: {}", path, folder,
+                                  std::generic_category().message(errno)));
   for (int i = 0; i < kLockTries; ++i) {
     if (::flock(fd.get(), LOCK_EX | LOCK_NB) == 0) return fd;
     if (errno != EWOULDBLOCK && errno != EINTR) break;
