@@ -13,7 +13,6 @@
 #include <fstream>
 #include <memory>
 #include <optional>
-#include <set>
 #include <string>
 #include <vector>
 
@@ -72,38 +71,52 @@ std::vector<int> open_sockets() {
   return sockets;
 }
 
-}  // namespace
-
-void remove_listening_socket_files(const std::string& control_path) {
+bool by_service_manager() {
   // nbdkit takes LISTEN_FDS out of the environment; here it is as it was.
   std::ifstream environment("/proc/self/environ");
   for (std::string word; std::getline(environment, word, '\0');)
-    if (word.starts_with("LISTEN_FDS=")) return;
+    if (word.starts_with("LISTEN_FDS=")) return true;
+  return false;
+}
+
+}  // namespace
+
+ListeningSockets listening_sockets() {
+  ListeningSockets out;
+  const bool keep_files = by_service_manager();
   for (int fd : open_sockets()) {
     if (!is_listening(fd)) continue;
     const auto address = local_address(fd);
-    if (!address || !address->starts_with("unix /")) continue;
+    if (!address) continue;
+    out.addresses.insert(*address);
+    if (keep_files || !address->starts_with("unix /")) continue;
     const std::string path = address->substr(5);
-    if (path != control_path) ::unlink(path.c_str());
+    struct stat st {};
+    if (::lstat(path.c_str(), &st) == 0)
+      out.files.push_back({path, st.st_dev, st.st_ino});
   }
+  return out;
 }
 
-int shutdown_client_sockets(const std::string& control_path) {
-  const std::vector<int> sockets = open_sockets();
-  std::set<std::string> listening;
-  for (int fd : sockets)
-    if (is_listening(fd))
-      if (auto address = local_address(fd)) listening.insert(*address);
-  listening.erase("unix " + control_path);
+int shutdown_client_sockets(const ListeningSockets& listening) {
   int count = 0;
-  for (int fd : sockets) {
+  for (int fd : open_sockets()) {
     if (is_listening(fd)) continue;
     const auto address = local_address(fd);
-    const bool client =
-        fd <= STDOUT_FILENO || (address && listening.count(*address) != 0);
+    const bool client = fd <= STDOUT_FILENO ||
+                        (address && listening.addresses.count(*address) != 0);
     if (client && ::shutdown(fd, SHUT_RDWR) == 0) ++count;
   }
   return count;
+}
+
+void remove_socket_files(const ListeningSockets& listening) {
+  for (const ListeningSockets::File& file : listening.files) {
+    struct stat st {};
+    if (::lstat(file.path.c_str(), &st) == 0 && st.st_dev == file.dev &&
+        st.st_ino == file.ino)
+      ::unlink(file.path.c_str());
+  }
 }
 
 }  // namespace nbd_remap

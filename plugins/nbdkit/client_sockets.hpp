@@ -3,21 +3,38 @@
 // nbdkit 1.32 does not end while a client is connected, be it idle, stuck in
 // the handshake or not reading. So a stop shuts the clients' sockets itself.
 //
-// A client's socket is known by its local address, which is that of a
-// listening socket of this process (or it is standard input of nbdkit -s).
-// Our own connections to remotes have other local addresses; the control
-// socket is left alone.
+// A client's socket is known by its local address, which is that of a socket
+// that nbdkit listens on (or it is standard input of nbdkit -s). Our own
+// connections to remotes and the control socket have other local addresses.
 
+#include <sys/types.h>
+
+#include <set>
 #include <string>
+#include <vector>
 
 namespace nbd_remap {
 
-// Returns how many sockets were shut down.
-int shutdown_client_sockets(const std::string& control_path);
+// Noted at the start, since nbdkit closes them before the stop is over.
+struct ListeningSockets {
+  struct File {
+    std::string path;
+    dev_t dev;
+    ino_t ino;
+  };
+  std::set<std::string> addresses;
+  std::vector<File> files;  // not those of a service manager, which keeps them
+};
 
-// Removes the files of the Unix sockets that nbdkit listens on, which it leaves
-// behind and would then not start on again. Not those of a service manager
-// (socket activation), which keeps and reuses them.
-void remove_listening_socket_files(const std::string& control_path);
+// Those of this process. REQUIRES: nbdkit has bound its own, and there is no
+// control socket yet.
+ListeningSockets listening_sockets();
+
+// Returns how many sockets were shut down.
+int shutdown_client_sockets(const ListeningSockets& listening);
+
+// Removes the files of Unix sockets, which nbdkit leaves behind and would then
+// not start on again; not those that another server has replaced since.
+void remove_socket_files(const ListeningSockets& listening);
 
 }  // namespace nbd_remap

@@ -1,8 +1,8 @@
 #pragma once
 // SPDX-License-Identifier: BSD-3-Clause
 // The C border: a Status or an exception becomes a message and an errno for
-// nbdkit, and -1. No exception leaves a callback. A message is one line, whatever
-// the names in it hold.
+// nbdkit, and -1. No exception leaves a callback. A message is one line,
+// whatever the names in it hold.
 
 #define NBDKIT_API_VERSION 2
 #include <nbdkit-plugin.h>

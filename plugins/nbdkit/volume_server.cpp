@@ -4,8 +4,10 @@
 #include <fmt/format.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstdlib>
+#include <future>
 #include <utility>
 
 #include "plugins/base/build_id.hpp"
@@ -16,6 +18,9 @@ namespace nbd_remap {
 namespace {
 
 using std::chrono::steady_clock;
+
+// Of a step of the stop, however long those before it took.
+constexpr std::chrono::seconds kLeastStopTime{1};
 
 double ms_since(steady_clock::time_point began) {
   return std::chrono::duration<double, std::milli>(steady_clock::now() - began)
@@ -155,6 +160,7 @@ Result<std::unique_ptr<VolumeServer>> VolumeServer::start(const Parameters& p,
   std::unique_ptr<VolumeServer> self(new VolumeServer(std::move(host)));
   self->host_.log(LogLevel::info,
                   fmt::format("start: nbd-remap {}", build_id()));
+  self->listening_ = listening_sockets();
   auto began = steady_clock::now();
   auto disks = open_disks(p);
   if (!disks) return std::move(disks).error();
@@ -215,32 +221,34 @@ std::string VolumeServer::description() const {
                      s.spare.info.name.empty() ? "missing" : s.spare.info.name);
 }
 
+// What a hanging disk or host leaves to do: an unclean end, as kill -9 is.
+void VolumeServer::give_up(const std::string& why) {
+  host_.log(LogLevel::error,
+            fmt::format("stop: {} after {} s; ending without a clean mark", why,
+                        kStopBound.count()));
+  remove_socket_files(listening_);
+  if (control_) ::unlink(control_path_.c_str());
+  ::_exit(EXIT_FAILURE);
+}
+
 // Clients may still connect while nbdkit closes its listening socket, so their
 // sockets are shut again until stop() says that nbdkit has let them go.
 void VolumeServer::wait_and_close() {
   host_.wait_for_end();
   auto began = steady_clock::now();
+  stop_by_ = began + kStopBound;
   volume_->close_gate();
-  if (!volume_->drain(kStopBound)) {
-    host_.log(LogLevel::error,
-              fmt::format("stop: {} requests still in flight after {} s: a "
-                          "disk hangs; ending without a clean mark",
-                          volume_->status().in_flight, kStopBound.count()));
-    ::_exit(EXIT_FAILURE);
-  }
+  if (!volume_->drain(kStopBound))
+    give_up(fmt::format("{} requests are still in flight, a disk hangs",
+                        volume_->status().in_flight));
   drained_ = true;
   step("stop: requests ended", began);
   began = steady_clock::now();
+  const auto until = std::max(stop_by_, began + kLeastStopTime);
   int shut = 0;
   while (!ending_) {
-    shut += shutdown_client_sockets(control_path_);
-    if (steady_clock::now() - began > kStopBound) {
-      host_.log(LogLevel::error,
-                fmt::format("stop: nbdkit still holds clients after {} s; "
-                            "ending without a clean mark",
-                            kStopBound.count()));
-      ::_exit(EXIT_FAILURE);
-    }
+    shut += shutdown_client_sockets(listening_);
+    if (steady_clock::now() > until) give_up("nbdkit still holds clients");
     std::this_thread::sleep_for(std::chrono::milliseconds(5));
   }
   step(fmt::format("stop: {} client sockets shut", shut).c_str(), began);
@@ -251,21 +259,38 @@ void VolumeServer::stop() {
   if (waiter_.joinable()) waiter_.join();
   if (control_) {
     const auto began = steady_clock::now();
-    control_.reset();
-    endpoint_.reset();
+    control_->stop();
     step("stop: control socket closed", began);
   }
-  if (!volume_) return;
+  if (!volume_) {
+    remove_socket_files(listening_);
+    return;
+  }
+  // A SPARE that hangs would hold the checkpoint for as long as its deadline
+  // allows, and a local one for ever.
+  std::promise<void> closed;
+  std::thread watchdog([this, ended = closed.get_future()] {
+    const auto least = steady_clock::now() + kLeastStopTime;
+    if (ended.wait_until(std::max(stop_by_, least)) !=
+        std::future_status::ready)
+      give_up("a disk hangs");
+  });
   auto began = steady_clock::now();
   if (drained_) {
-    if (Status status = volume_->close(); !status)
-      host_.log(LogLevel::error, "stop: " + status.error().text());
-    step("stop: checkpoint written, marked clean", began);
+    if (Status status = volume_->close(); status)
+      step("stop: checkpoint written, marked clean", began);
+    else
+      host_.log(LogLevel::error,
+                "stop: not marked clean: " + status.error().text());
   }
   began = steady_clock::now();
+  control_.reset();
+  endpoint_.reset();
   volume_.reset();
+  closed.set_value();
+  watchdog.join();
   step("stop: disks closed", began);
-  remove_listening_socket_files(control_path_);
+  remove_socket_files(listening_);
 }
 
 }  // namespace nbd_remap

@@ -8,8 +8,8 @@
 // Stop   begins when nbdkit is told to end: close the gate, wait for requests
 //        in flight, shut the clients' sockets; then, from nbdkit's cleanup
 //        callback: control socket, checkpoint and clean mark, disks. If
-//        requests do not end within kStopBound (a disk that hangs) the process
-//        ends at once, unclean, which is an ordinary way to stop.
+//        all that has not ended within kStopBound (a disk that hangs) the
+//        process ends at once, unclean, which is an ordinary way to stop.
 //
 // Threads  start and stop: nbdkit's main thread. Its own: the waiting thread,
 //          which starts after nbdkit's fork and is joined in stop().
@@ -23,6 +23,7 @@
 
 #include "plugins/base/clock.hpp"
 #include "plugins/base/log.hpp"
+#include "plugins/nbdkit/client_sockets.hpp"
 #include "plugins/nbdkit/parameters.hpp"
 #include "plugins/nbdkit/status_endpoint.hpp"
 #include "plugins/volume/volume.hpp"
@@ -59,16 +60,21 @@ class VolumeServer {
  private:
   explicit VolumeServer(Host host) : host_(std::move(host)) {}
   void wait_and_close();
+  [[noreturn]] void give_up(const std::string& why);
   void step(const char* what, std::chrono::steady_clock::time_point began);
 
   Host host_;
   SystemClock clock_;
+  ListeningSockets listening_;
   std::string control_path_;
   std::unique_ptr<Volume> volume_;
   std::unique_ptr<StatusEndpoint> endpoint_;
   std::unique_ptr<HttpServer> control_;
   std::atomic<bool> ending_{false};  // stop() has begun
   std::atomic<bool> drained_{false};
+  // Set by the waiting thread, read by others once it is joined.
+  std::chrono::steady_clock::time_point stop_by_ =
+      std::chrono::steady_clock::now() + kStopBound;
   std::thread waiter_;
 };
 
