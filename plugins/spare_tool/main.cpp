@@ -195,10 +195,16 @@ class Tool {
 }  // namespace nbd_remap
 
 int main(int argc, char** argv) {
-  nbd_remap::Tool tool(argc, argv);
   try {
-    return tool.run();
+    nbd_remap::Tool tool(argc, argv);
+    try {
+      return tool.run();
+    } catch (const std::exception& e) {
+      return tool.broken(e.what());
+    }
   } catch (const std::exception& e) {
-    return tool.broken(e.what());
+    // Before the command is known: not a status that is a verdict of check.
+    (void)std::fprintf(stderr, "nbd-remapctl spare: %s\n", e.what());
+    return nbd_remap::kNotChecked;
   }
 }
