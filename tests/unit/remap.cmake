@@ -3,7 +3,8 @@ add_unit_test(remap_test
   SOURCES remap_format_test.cpp slot_pool_test.cpp spare_format_test.cpp
     remap_store_test.cpp
   DEPS remap fakes)
-add_unit_test(remap_fault_test SOURCES remap_fault_test.cpp DEPS remap fakes)
+add_unit_test(remap_fault_test
+  SOURCES remap_fault_test.cpp remap_sweep_test.cpp DEPS remap fakes)
 add_unit_test(metadata_survey_test
   SOURCES metadata_damage_test.cpp metadata_survey_test.cpp DEPS remap fakes)
 add_unit_test(remap_crash_test SOURCES remap_crash_test.cpp DEPS remap fakes)
