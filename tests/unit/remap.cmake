@@ -8,6 +8,9 @@ add_unit_test(remap_fault_test
 add_unit_test(metadata_survey_test
   SOURCES metadata_damage_test.cpp metadata_survey_test.cpp DEPS remap fakes)
 add_unit_test(remap_crash_test SOURCES remap_crash_test.cpp DEPS remap fakes)
+# Under a sanitizer on a busy machine.
+set_tests_properties(remap_crash_test metadata_survey_test
+  PROPERTIES TIMEOUT 600)
 add_unit_test(remap_load_test SOURCES remap_load_test.cpp DEPS remap fakes)
 add_unit_test(remap_golden_test
   SOURCES ../golden/golden_test.cpp DEPS remap fakes)
