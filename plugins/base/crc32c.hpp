@@ -2,7 +2,7 @@
 // SPDX-License-Identifier: BSD-3-Clause
 // CRC-32C (Castagnoli), RFC 3720 appendix B.4: reflected, polynomial
 // 0x1EDC6F41, start and final xor 0xFFFFFFFF. crc32c("123456789") = 0xE3069283.
-// Computed by Boost.CRC.
+// Computed by ISA-L, which uses the CPU's own instructions where there are any.
 
 #include <cstdint>
 
