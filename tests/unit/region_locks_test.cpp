@@ -2,10 +2,13 @@
 #include "plugins/volume/region_locks.hpp"
 
 #include <gtest/gtest.h>
+#include <unistd.h>
 
 #include <array>
 #include <atomic>
+#include <fstream>
 #include <random>
+#include <string>
 #include <thread>
 
 namespace nbd_remap {
@@ -112,27 +115,43 @@ TEST_F(Locks, a_waiting_exclusive_holder_lets_no_new_sharers_in) {
   EXPECT_TRUE(free_now(Mode::shared, 5, 5));
 }
 
+// True once the thread sleeps, which it does nowhere but in lock().
+bool sleeps(const std::atomic<pid_t>& tid) {
+  const auto deadline = std::chrono::steady_clock::now() + kPatience;
+  while (std::chrono::steady_clock::now() < deadline) {
+    std::ifstream stat("/proc/self/task/" + std::to_string(tid) + "/stat");
+    std::string line;
+    if (tid != 0 && std::getline(stat, line) &&
+        line.compare(line.rfind(')') + 2, 1, "S") == 0)
+      return true;
+    std::this_thread::yield();
+  }
+  return false;
+}
+
 // Requests that need a region alone, without end, must not keep out the others.
-TEST_F(Locks, a_sharer_gets_in_between_exclusive_holders_that_never_pause) {
-  std::atomic<bool> stop{false};
-  std::atomic<std::uint64_t> exclusive{0};
-  std::vector<std::thread> writers;
-  for (int i = 0; i < 4; ++i)
-    writers.emplace_back([&] {
-      while (!stop) {
-        const auto held = lock(Mode::exclusive, 5, 5, kPatience);
-        EXPECT_TRUE(held);
-        ++exclusive;
-        std::this_thread::yield();
-      }
+TEST_F(Locks, a_sharer_that_waits_goes_before_the_next_exclusive_holder) {
+  auto held = lock(Mode::exclusive, 5, 5);
+  ASSERT_TRUE(held);
+  std::array<std::atomic<pid_t>, 2> tids{};
+  std::atomic<int> turn{0};
+  std::array<int, 2> turns{};
+  std::vector<std::thread> threads;
+  for (std::size_t i : {0, 1}) {
+    threads.emplace_back([&, i] {
+      tids.at(i) = gettid();
+      const auto mine =
+          lock(i == 0 ? Mode::shared : Mode::exclusive, 5, 5, kPatience);
+      EXPECT_TRUE(mine);
+      turns.at(i) = ++turn;
     });
-  std::uint64_t got = 0;
-  for (int i = 0; i < 200; ++i)
-    got += lock(Mode::shared, 5, 5, milliseconds(1000)).has_value();
-  stop = true;
-  for (std::thread& t : writers) t.join();
-  EXPECT_EQ(got, 200U);
-  EXPECT_GT(exclusive, 0U);
+    EXPECT_TRUE(sleeps(tids.at(i)));
+  }
+  held.reset();
+  for (std::thread& t : threads) t.join();
+  EXPECT_EQ(turns[0], 1);
+  EXPECT_EQ(turns[1], 2);
+  EXPECT_TRUE(free_now(Mode::exclusive, 5, 5));
 }
 
 TEST_F(Locks, random_ranges_exclude_one_another_and_nobody_waits_in_a_circle) {
