@@ -11,6 +11,7 @@
 #include <utility>
 
 #include "plugins/base/build_id.hpp"
+#include "plugins/base/tool_text.hpp"
 #include "plugins/nbdkit/client_sockets.hpp"
 #include "plugins/remap/metadata_survey.hpp"
 
@@ -86,7 +87,7 @@ Result<Disks> open_disks(const Parameters& p) {
   if (spare)
     disks.spare = std::move(*spare);
   else
-    disks.missing_spare = why.text();
+    disks.missing_spare = error_words(why);
   return disks;
 }
 
