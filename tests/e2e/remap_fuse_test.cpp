@@ -41,9 +41,9 @@ class FuseFile {
   std::unique_ptr<Child> child_;
 };
 
-class RemapFuse : public testing::TestWithParam<bool> {
+class RemapFuseDisk : public testing::Test {
  protected:
-  RemapFuse()
+  explicit RemapFuseDisk(bool as_loop)
       : image_(dir_.make_file("image", kMain)),
         spare_(dir_.make_file("spare.img", 8 << 20)) {
     if (!have_program("nbdfuse") || !fs::exists("/dev/fuse")) {
@@ -58,7 +58,7 @@ class RemapFuse : public testing::TestWithParam<bool> {
       return;
     }
     main_ = fuse_->path();
-    if (!GetParam()) return;
+    if (!as_loop) return;
     loop_ = LoopDevice::attach(main_, why_not_);
     if (loop_) main_ = loop_->path();
   }
@@ -70,6 +70,12 @@ class RemapFuse : public testing::TestWithParam<bool> {
   std::unique_ptr<FuseFile> fuse_;
   std::unique_ptr<LoopDevice> loop_;
   std::string main_;
+};
+
+class RemapFuse : public RemapFuseDisk,
+                  public testing::WithParamInterface<bool> {
+ protected:
+  RemapFuse() : RemapFuseDisk(GetParam()) {}
 };
 
 // Mistake 29, mistake 30; C11: the write itself meets the error and heals.
@@ -108,6 +114,40 @@ TEST_P(RemapFuse, a_disk_that_returns_errors_is_healed) {
     ASSERT_TRUE(data == pattern(i, 4096)) << i;
   }
   EXPECT_EQ(c.read(8000 * 512, 512, nullptr), EIO);
+  EXPECT_EQ(volume.stop().code, 0);
+}
+
+class RemapFuseCached : public RemapFuseDisk {
+ protected:
+  RemapFuseCached() : RemapFuseDisk(true) {}
+};
+
+// Mistake 29; C11, C12: through the page cache the write is taken, and the
+// flush that meets the error is not forgotten.
+TEST_F(RemapFuseCached, a_flush_that_failed_goes_on_failing) {
+  if (!why_not_.empty()) GTEST_SKIP() << why_not_;
+  format(main_, spare_);
+  RemapServer volume(dir_, "volume", main_, spare_, {"direct=off"});
+  volume.start();
+  EXPECT_NE(volume.log().find("no direct I/O"), std::string::npos);
+  EXPECT_EQ(volume.show()["main"]["direct"], false);
+  {
+    const Client c(volume.uri());
+    EXPECT_EQ(c.flush(), 0);
+    EXPECT_EQ(c.write(800 * 512, pattern(1, 4096)), 0);
+    for (int i = 0; i < 3; ++i) EXPECT_EQ(c.flush(), EIO) << i;
+    EXPECT_EQ(c.write(0, pattern(2, 4096), LIBNBD_CMD_FLAG_FUA), EIO);
+    EXPECT_EQ(Client(volume.uri()).flush(), EIO);
+  }
+  EXPECT_GE(disk_->fired("write"), 1U);
+  const json show = volume.show();
+  EXPECT_EQ(show["flush_in_doubt"], true);
+  EXPECT_EQ(show["state"], "failed");
+  EXPECT_EQ(show["blocks"]["remapped"], 0);
+  volume.kill();
+  volume.start();
+  EXPECT_EQ(volume.show()["flush_in_doubt"], false);
+  EXPECT_EQ(Client(volume.uri()).flush(), 0);
   EXPECT_EQ(volume.stop().code, 0);
 }
 

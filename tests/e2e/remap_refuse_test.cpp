@@ -226,6 +226,7 @@ TEST_F(RemapRefuse, wrong_words) {
       {{main, spare, "control=" + a_.main}, {"control=", "expected"}},
       {{main, "spare=nbd+unix:///?socket=relative"},
        {"spare=", "absolute path", "example"}},
+      {{main, spare, "retries=1\n2"}, {"retries=1\\n2", "expected"}},
       // Mistake 35: a word is shown as it is and never passes through a shell.
       {{main, spare, "retries=$(touch " + dir_.file("x") + ")"},
        {"retries=$(touch", "expected"}},
@@ -251,9 +252,9 @@ TEST_F(RemapRefuse, a_daemon_starts_and_stops) {
                   "spare=" + a_.spare, "control=" + dir_.file("d.ctl")});
   ASSERT_EQ(ended.code, 0) << ended.err;
   EXPECT_EQ(ended.err, "");
-  std::ifstream in(pid_file);
-  pid_t pid = 0;
-  ASSERT_TRUE(in >> pid);
+  pid_t pid = 0;  // written by the daemon, after its parent has gone
+  ASSERT_TRUE(eventually(
+      [&] { return static_cast<bool>(std::ifstream(pid_file) >> pid); }));
   {
     const Client c("nbd+unix:///?socket=" + socket);
     EXPECT_EQ(c.write(0, "x", LIBNBD_CMD_FLAG_FUA), 0);

@@ -216,6 +216,24 @@ TEST_F(RemapServe, several_connections_see_one_disk) {
     }
 }
 
+// Mistake 35.
+TEST(RemapServeNames, of_disks_may_hold_anything) {
+  const ScratchDir dir;
+  const std::string odd = "a b'\"$(x)\n%41\x1b;&";
+  const std::string main = dir.make_file(odd, kMain);
+  const std::string spare = dir.make_file(odd + ".spare", kSpare);
+  format(main, spare);
+  RemapServer volume(dir, "volume", main, spare);
+  volume.start();
+  {
+    const Client c(volume.uri());
+    EXPECT_EQ(c.write(0, pattern(1, 4096)), 0);
+    EXPECT_EQ(c.flush(), 0);
+  }
+  EXPECT_EQ(volume.show()["name"], odd);
+  EXPECT_EQ(volume.stop().code, 0) << volume.log();
+}
+
 // FUA on every command (reliability rule 3), fast zero, NO_HOLE, trim.
 TEST_F(RemapServe, flags_are_taken) {
   const Client c(volume_->uri());
