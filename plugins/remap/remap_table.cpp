@@ -79,7 +79,10 @@ class RemapTable::Impl {
  public:
   explicit Impl(std::uint64_t blocks) : regions_(blocks) {
     auto top = std::make_unique<Top>(1);
-    top->set(0, 0, Leaf::make({}).release());
+    LeafPtr leaf = Leaf::make({});
+    top->set(0, 0, leaf.get());
+    top->index();
+    (void)leaf.release();
     top_ = top.release();
   }
   ~Impl() {
@@ -248,6 +251,7 @@ class RemapTable::Impl {
     for (std::size_t j = to; j < old_size; ++j) {
       next->set(out++, old->low(j), old->leaf(j));
     }
+    next->index();
     return next;
   }
 

@@ -4,9 +4,10 @@
 // what RemapLog keeps durable.
 //
 // Shape       Immutable sorted leaves of up to kLeafEntries entries under one
-//             sorted array of where each begins; a change replaces one leaf
-//             (copy on write). Beside it a bitmap of regions that ever had an
-//             entry, so that most lookups touch one word.
+//             sorted array of where each begins, with hints where to look in
+//             it; a change replaces one leaf (copy on write). Beside it a
+//             bitmap of regions that ever had an entry, so that most lookups
+//             touch one word.
 // Cost        24 bytes an entry and a little: at 1,000,000 scattered entries
 //             at most 32 bytes each, a lookup at most 250 ns, in a region
 //             without entries at most 50 ns. The memory holds for a process

@@ -264,6 +264,34 @@ TEST(RemapTable, every_range_about_every_entry_is_right) {
   EXPECT_TRUE(table.snapshot().empty());
 }
 
+// As disks go bad: thousands of neighbours, and a few far away. Where all
+// leaves but a few lie in one spot, the hints say next to nothing.
+TEST(RemapTable, a_crowd_in_one_place_is_found_as_scattered_entries_are) {
+  constexpr std::uint64_t kBlocks = std::uint64_t{1} << 40;
+  for (const std::uint64_t crowd :
+       {std::uint64_t{0}, kBlocks / 3, kBlocks - 5001}) {
+    RemapTable table(kBlocks);
+    Model model;
+    std::mt19937_64 random(crowd);
+    for (int i = 0; i < 4000; ++i) {
+      const std::uint64_t block =
+          i % 100 == 0 ? random() % kBlocks : crowd + random() % 5000;
+      model[block] = {BlockNo{block}, static_cast<std::uint64_t>(i), 0xFF};
+      table.put(model[block]);
+    }
+    ASSERT_GT(model.size(), 10 * RemapTable::kLeafEntries);
+    for (int loaded = 0; loaded < 2; ++loaded) {
+      for (const auto& [block, entry] : model) {
+        ASSERT_EQ(find(table, block, block + 1), entry);
+        for (const std::uint64_t first : {block + 1, block - block / 2})
+          ASSERT_EQ(find(table, first, first + 3000),
+                    find_first(model, first, first + 3000));
+      }
+      table.load(values(model));
+    }
+  }
+}
+
 TEST(RemapTable, load_replaces_everything) {
   RemapTable table(std::uint64_t{1} << 30);
   const auto old = RemapEntry{BlockNo{77}, 3, 1};
