@@ -166,7 +166,8 @@ Status FaultyBackend::begin(Operation operation, const std::byte* data) {
     hook = hook_;
   }
   if (hook) hook(operation);
-  const bool stores = operation.op == Op::write || operation.op == Op::zero;
+  const bool stores =
+      operation.op == FaultOp::write || operation.op == FaultOp::zero;
   std::vector<std::uint64_t> torn;
   {
     MutexLock lock(mu_);
@@ -202,16 +203,17 @@ Status FaultyBackend::begin(Operation operation, const std::byte* data) {
 }
 
 Status FaultyBackend::read(DeviceOffset offset, Bytes buffer) {
-  if (Status s = begin({Op::read, offset.value, buffer.size()}, nullptr); !s)
+  if (Status s = begin({FaultOp::read, offset.value, buffer.size()}, nullptr);
+      !s)
     return s;
   return inner_.read(offset, buffer);
 }
 
 Status FaultyBackend::write(DeviceOffset offset, ConstBytes data,
                             Durability durability) {
-  if (Status s = begin(
-          {Op::write, offset.value, data.size(), durability == Durability::fua},
-          data.data());
+  if (Status s = begin({FaultOp::write, offset.value, data.size(),
+                        durability == Durability::fua},
+                       data.data());
       !s)
     return s;
   return inner_.write(offset, data, durability);
@@ -219,34 +221,35 @@ Status FaultyBackend::write(DeviceOffset offset, ConstBytes data,
 
 Status FaultyBackend::zero(DeviceOffset offset, std::uint64_t length,
                            ZeroMode mode, Durability durability) {
-  if (Status s =
-          begin({Op::zero, offset.value, length, durability == Durability::fua},
-                nullptr);
+  if (Status s = begin(
+          {FaultOp::zero, offset.value, length, durability == Durability::fua},
+          nullptr);
       !s)
     return s;
   return inner_.zero(offset, length, mode, durability);
 }
 
 Status FaultyBackend::trim(DeviceOffset offset, std::uint64_t length) {
-  if (Status s = begin({Op::trim, offset.value, length}, nullptr); !s) return s;
+  if (Status s = begin({FaultOp::trim, offset.value, length}, nullptr); !s)
+    return s;
   return inner_.trim(offset, length);
 }
 
 Result<std::vector<Extent>> FaultyBackend::extents(DeviceOffset offset,
                                                    std::uint64_t length) {
-  if (Status s = begin({Op::extents, offset.value, length}, nullptr); !s)
+  if (Status s = begin({FaultOp::extents, offset.value, length}, nullptr); !s)
     return std::move(s).error();
   return inner_.extents(offset, length);
 }
 
 Status FaultyBackend::cache(DeviceOffset offset, std::uint64_t length) {
-  if (Status s = begin({Op::cache, offset.value, length}, nullptr); !s)
+  if (Status s = begin({FaultOp::cache, offset.value, length}, nullptr); !s)
     return s;
   return inner_.cache(offset, length);
 }
 
 Status FaultyBackend::flush() {
-  if (Status s = begin({Op::flush}, nullptr); !s) return s;
+  if (Status s = begin({FaultOp::flush}, nullptr); !s) return s;
   return inner_.flush();
 }
 

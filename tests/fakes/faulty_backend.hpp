@@ -18,26 +18,27 @@
 
 namespace nbd_remap {
 
-enum class Op { read, write, zero, trim, extents, cache, flush };
+enum class FaultOp { read, write, zero, trim, extents, cache, flush };
 
-// The operations that a rule is for: {Op::write, Op::zero}.
+// The operations that a rule is for: {FaultOp::write, FaultOp::zero}.
 class OpSet {
  public:
-  OpSet(std::initializer_list<Op> ops) {
-    for (Op op : ops) bits_ |= 1U << static_cast<unsigned>(op);
+  OpSet(std::initializer_list<FaultOp> ops) {
+    for (FaultOp op : ops) bits_ |= 1U << static_cast<unsigned>(op);
   }
-  OpSet(Op op) : OpSet({op}) {}  // NOLINT: converts
-  bool has(Op op) const { return bits_ >> static_cast<unsigned>(op) & 1U; }
+  OpSet(FaultOp op) : OpSet({op}) {}  // NOLINT: converts
+  bool has(FaultOp op) const { return bits_ >> static_cast<unsigned>(op) & 1U; }
 
  private:
   unsigned bits_ = 0;
 };
-inline const OpSet kChanges{Op::write, Op::zero, Op::trim};
-inline const OpSet kAnyOp{Op::read,    Op::write, Op::zero, Op::trim,
-                          Op::extents, Op::cache, Op::flush};
+inline const OpSet kChanges{FaultOp::write, FaultOp::zero, FaultOp::trim};
+inline const OpSet kAnyOp{FaultOp::read, FaultOp::write,   FaultOp::zero,
+                          FaultOp::trim, FaultOp::extents, FaultOp::cache,
+                          FaultOp::flush};
 
 struct Operation {
-  Op op = Op::read;
+  FaultOp op = FaultOp::read;
   std::uint64_t offset = 0;
   std::uint64_t length = 0;
   bool fua = false;

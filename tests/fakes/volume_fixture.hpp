@@ -13,12 +13,7 @@
 
 #include "plugins/base/clock.hpp"
 #include "plugins/remap/spare_format.hpp"
-// The kinds of requests (plugins/volume/stats.hpp) and FaultyBackend's
-// operations have one name; here the former is VolumeOp. So this header comes
-// before any other that includes volume.hpp.
-#define Op VolumeOp
 #include "plugins/volume/volume.hpp"
-#undef Op
 #include "tests/fakes/faulty_backend.hpp"
 #include "tests/fakes/memory_backend.hpp"
 

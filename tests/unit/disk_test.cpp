@@ -50,10 +50,10 @@ TEST_F(DiskTest, a_disk_is_flushed_if_something_may_not_be_durable) {
   ASSERT_TRUE(disk_.trim(DeviceOffset{0}, 4096));
   flush_is_sent();
   // One that failed may have reached the disk in part.
-  faulty_.add_failing_call(Op::write, EIO);
+  faulty_.add_failing_call(FaultOp::write, EIO);
   ASSERT_FALSE(write());
   flush_is_sent();
-  faulty_.add_failing_call(Op::write, EIO);
+  faulty_.add_failing_call(FaultOp::write, EIO);
   ASSERT_FALSE(write(Durability::fua));
   flush_is_sent();
   EXPECT_EQ(faulty_.fired(), 2U);
@@ -71,7 +71,8 @@ TEST_F(DiskTest, flushes_that_come_during_one_share_the_next) {
   Barrier barrier;
   std::atomic<int> seen{0};
   faulty_.set_hook([&](const Operation& operation) {
-    if (operation.op == Op::flush && seen++ == 0) barrier.arrive_and_wait();
+    if (operation.op == FaultOp::flush && seen++ == 0)
+      barrier.arrive_and_wait();
   });
   auto flush = [&] { return disk_.flush(); };
   auto first = std::async(std::launch::async, flush);
@@ -87,9 +88,9 @@ TEST_F(DiskTest, flushes_that_come_during_one_share_the_next) {
   for (auto& f : later) EXPECT_TRUE(f.get());
   const auto trace = faulty_.trace();
   ASSERT_GE(trace.size(), 3U);
-  EXPECT_EQ(trace[0].op, Op::write) << "the held one is noted when let go";
-  EXPECT_EQ(trace[1].op, Op::flush);
-  EXPECT_EQ(trace[2].op, Op::flush);
+  EXPECT_EQ(trace[0].op, FaultOp::write) << "the held one is noted when let go";
+  EXPECT_EQ(trace[1].op, FaultOp::flush);
+  EXPECT_EQ(trace[2].op, FaultOp::flush);
   EXPECT_LE(trace.size(), 5U) << "eight callers share; one may come late";
 }
 
@@ -98,7 +99,8 @@ TEST_F(DiskTest, a_write_that_ends_during_a_flush_is_flushed_by_the_next) {
   Barrier barrier;
   std::atomic<int> seen{0};
   faulty_.set_hook([&](const Operation& operation) {
-    if (operation.op == Op::flush && seen++ == 0) barrier.arrive_and_wait();
+    if (operation.op == FaultOp::flush && seen++ == 0)
+      barrier.arrive_and_wait();
   });
   auto first = std::async(std::launch::async, [&] { return disk_.flush(); });
   ASSERT_TRUE(barrier.wait_for_arrival());
@@ -112,7 +114,7 @@ TEST_F(DiskTest, a_write_that_ends_during_a_flush_is_flushed_by_the_next) {
 // Mistake 29, contract C12.
 TEST_F(DiskTest, a_failed_flush_is_not_forgotten) {
   ASSERT_TRUE(write());
-  const auto rule = faulty_.add_failing_call(Op::flush, EIO);
+  const auto rule = faulty_.add_failing_call(FaultOp::flush, EIO);
   EXPECT_FALSE(disk_.in_doubt());
   EXPECT_FALSE(disk_.flush());
   EXPECT_EQ(faulty_.fired(rule), 1U);
@@ -134,9 +136,10 @@ TEST_F(DiskTest, a_failed_flush_is_not_forgotten) {
 TEST_F(DiskTest, all_who_wait_for_a_flush_that_fails_are_told) {
   Barrier barrier;
   std::atomic<int> seen{0};
-  faulty_.add_failing_call(Op::flush, ENODATA, {.nth = 2});
+  faulty_.add_failing_call(FaultOp::flush, ENODATA, {.nth = 2});
   faulty_.set_hook([&](const Operation& operation) {
-    if (operation.op == Op::flush && seen++ == 0) barrier.arrive_and_wait();
+    if (operation.op == FaultOp::flush && seen++ == 0)
+      barrier.arrive_and_wait();
   });
   auto flush = [&] { return disk_.flush(); };
   auto first = std::async(std::launch::async, flush);
@@ -161,7 +164,7 @@ TEST(DiskDoubt,
     FaultyBackend faulty(memory);
     Disk disk(std::make_unique<BorrowedBackend>(faulty));
     const auto data = pattern(1, 512);
-    faulty.add_failing_call({Op::write, Op::zero}, EIO);
+    faulty.add_failing_call({FaultOp::write, FaultOp::zero}, EIO);
     EXPECT_FALSE(disk.write(DeviceOffset{0}, data, Durability::fua));
     EXPECT_EQ(faulty.fired(), 1U);
     EXPECT_EQ(disk.in_doubt(), !direct);
@@ -171,7 +174,7 @@ TEST(DiskDoubt,
 
 TEST_F(DiskTest, errors_are_counted_by_class_and_only_data_counts_as_success) {
   for (int errnum : {EIO, ENODATA, ENXIO, ENOSPC}) {
-    faulty_.add_failing_call(Op::write, errnum);
+    faulty_.add_failing_call(FaultOp::write, errnum);
     EXPECT_FALSE(write());
   }
   EXPECT_EQ(faulty_.fired(), 4U);

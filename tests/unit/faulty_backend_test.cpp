@@ -35,7 +35,8 @@ class Faulty : public ::testing::Test {
 
 // Mistake 56
 TEST_F(Faulty, bad_sectors_fail_and_their_neighbours_do_not) {
-  const auto rule = disk_.add_bad_range(Op::read, 4096 + 512, 1024, ENODATA);
+  const auto rule =
+      disk_.add_bad_range(FaultOp::read, 4096 + 512, 1024, ENODATA);
   std::uint64_t expected = 0;
   for (std::uint64_t at = 0; at < 16384; at += 512) {
     const bool bad = at == 4608 || at == 5120;
@@ -56,7 +57,8 @@ TEST_F(Faulty, bad_sectors_fail_and_their_neighbours_do_not) {
 }
 
 TEST_F(Faulty, a_rule_is_for_its_operations_only) {
-  const auto rule = disk_.add_bad_range({Op::write, Op::zero}, 0, kSize, EIO);
+  const auto rule =
+      disk_.add_bad_range({FaultOp::write, FaultOp::zero}, 0, kSize, EIO);
   EXPECT_EQ(read(0, 512), 0);
   EXPECT_EQ(write(0, 512), EIO);
   EXPECT_EQ(
@@ -65,14 +67,15 @@ TEST_F(Faulty, a_rule_is_for_its_operations_only) {
   EXPECT_EQ(errnum(disk_.trim({0}, 512)), 0);
   EXPECT_EQ(errnum(disk_.flush()), 0);
   EXPECT_EQ(disk_.fired(rule), 2U);
-  const auto flush = disk_.add_failing_call(Op::flush, EIO);
+  const auto flush = disk_.add_failing_call(FaultOp::flush, EIO);
   EXPECT_EQ(errnum(disk_.flush()), EIO);
   EXPECT_EQ(errnum(disk_.flush()), 0);
   EXPECT_EQ(disk_.fired(flush), 1U);
 }
 
 TEST_F(Faulty, a_transient_fault_is_spent) {
-  const auto rule = disk_.add_bad_range(Op::read, 0, 512, EIO, {.times = 2});
+  const auto rule =
+      disk_.add_bad_range(FaultOp::read, 0, 512, EIO, {.times = 2});
   EXPECT_EQ(read(0, 512), EIO);
   EXPECT_EQ(read(512, 512), 0);
   EXPECT_EQ(read(0, 512), EIO);
@@ -81,7 +84,7 @@ TEST_F(Faulty, a_transient_fault_is_spent) {
 }
 
 TEST_F(Faulty, a_write_heals_just_what_it_covers) {
-  disk_.add_bad_range(Op::read, 4096, 4096, EIO, {.heal_on_write = true});
+  disk_.add_bad_range(FaultOp::read, 4096, 4096, EIO, {.heal_on_write = true});
   EXPECT_EQ(write(4096 + 1024, 512), 0);
   EXPECT_EQ(read(4096 + 1024, 512), 0);
   EXPECT_EQ(read(4096 + 512, 512), EIO);
@@ -95,7 +98,7 @@ TEST_F(Faulty, a_write_heals_just_what_it_covers) {
 }
 
 TEST_F(Faulty, the_nth_call_fails_once_or_from_then_on) {
-  const auto once = disk_.add_failing_call(Op::read, EIO, {.nth = 3});
+  const auto once = disk_.add_failing_call(FaultOp::read, EIO, {.nth = 3});
   EXPECT_EQ(read(0, 512), 0);
   EXPECT_EQ(write(0, 512), 0);
   EXPECT_EQ(read(0, 512), 0);
@@ -112,7 +115,7 @@ TEST_F(Faulty, the_nth_call_fails_once_or_from_then_on) {
 }
 
 TEST_F(Faulty, ten_thousand_ranges_are_one_rule) {
-  const auto rule = disk_.add_bad_range(Op::read, 0, 512, EIO);
+  const auto rule = disk_.add_bad_range(FaultOp::read, 0, 512, EIO);
   for (std::uint64_t at = 0; at < kSize; at += 1024)
     disk_.extend(rule, at, 512);
   for (std::uint64_t at = 0; at < kSize; at += 512)
@@ -125,7 +128,7 @@ TEST_F(Faulty, ten_thousand_ranges_are_one_rule) {
 }
 
 TEST_F(Faulty, a_failing_write_changes_nothing_unless_it_is_torn) {
-  disk_.add_bad_range(Op::write, 2048, 512, EIO);
+  disk_.add_bad_range(FaultOp::write, 2048, 512, EIO);
   EXPECT_EQ(write(0, 4096), EIO);
   std::vector<std::byte> got(8192);
   ASSERT_TRUE(inner_.read({0}, got).ok());
@@ -146,7 +149,7 @@ TEST_F(Faulty, a_failing_write_changes_nothing_unless_it_is_torn) {
   // The same seed tears in the same way.
   MemoryBackend other_inner(kSize);
   FaultyBackend other(other_inner);
-  other.add_bad_range(Op::write, 2048, 512, EIO);
+  other.add_bad_range(FaultOp::write, 2048, 512, EIO);
   other.tear_failed_writes(42);
   EXPECT_FALSE(other
                    .write({0}, std::vector<std::byte>(4096, std::byte{1}),
@@ -158,7 +161,7 @@ TEST_F(Faulty, a_failing_write_changes_nothing_unless_it_is_torn) {
 }
 
 TEST_F(Faulty, the_trace_has_the_operations_in_order) {
-  disk_.add_bad_range(Op::read, 0, 512, EIO);
+  disk_.add_bad_range(FaultOp::read, 0, 512, EIO);
   EXPECT_EQ(write(512, 1024), 0);
   EXPECT_EQ(errnum(disk_.zero({0}, 512, ZeroMode::may_punch, Durability::fua)),
             0);
@@ -166,14 +169,14 @@ TEST_F(Faulty, the_trace_has_the_operations_in_order) {
   EXPECT_EQ(errnum(disk_.flush()), 0);
   const auto trace = disk_.trace();
   ASSERT_EQ(trace.size(), 4U);
-  EXPECT_EQ(trace[0].op, Op::write);
+  EXPECT_EQ(trace[0].op, FaultOp::write);
   EXPECT_EQ(trace[0].offset, 512U);
   EXPECT_EQ(trace[0].length, 1024U);
   EXPECT_FALSE(trace[0].fua);
-  EXPECT_EQ(trace[1].op, Op::zero);
+  EXPECT_EQ(trace[1].op, FaultOp::zero);
   EXPECT_TRUE(trace[1].fua);
   EXPECT_EQ(trace[2].injected, EIO);
-  EXPECT_EQ(trace[3].op, Op::flush);
+  EXPECT_EQ(trace[3].op, FaultOp::flush);
   disk_.clear_trace();
   EXPECT_TRUE(disk_.trace().empty());
 }
@@ -182,12 +185,12 @@ TEST_F(Faulty, a_hook_may_block_one_call_while_others_go_on) {
   std::atomic<bool> held = false;
   std::atomic<bool> release = false;
   disk_.set_hook([&](const Operation& operation) {
-    if (operation.op != Op::flush) return;
+    if (operation.op != FaultOp::flush) return;
     held = true;
     held.notify_all();
     release.wait(false);
     // Rules may be added from within.
-    disk_.add_bad_range(Op::read, 0, 512, EIO);
+    disk_.add_bad_range(FaultOp::read, 0, 512, EIO);
   });
   std::jthread flusher([&] { EXPECT_EQ(errnum(disk_.flush()), 0); });
   held.wait(false);

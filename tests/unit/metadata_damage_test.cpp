@@ -77,7 +77,8 @@ struct Victim {
     if (kind == Damage::read_error) {
       FaultyBackend::RangeOptions options;
       options.heal_on_write = true;
-      faulty.add_bad_range(Op::read, range.begin, range.length, EIO, options);
+      faulty.add_bad_range(FaultOp::read, range.begin, range.length, EIO,
+                           options);
       return;
     }
     const std::uint64_t begin = round_down(range.begin, 512);
@@ -134,7 +135,8 @@ std::string refused(const Worn& worn, Victim& victim) {
     if (!store) text = store.error().text();
   }
   EXPECT_EQ(before, content_of(*victim.disk));
-  for (const Operation& o : victim.faulty.trace()) EXPECT_EQ(o.op, Op::read);
+  for (const Operation& o : victim.faulty.trace())
+    EXPECT_EQ(o.op, FaultOp::read);
   return text;
 }
 
@@ -302,7 +304,7 @@ TEST(MetadataDamage, a_disk_that_does_not_answer_is_not_called_damaged) {
   bool reached = true;
   for (std::uint64_t nth = 1; reached; ++nth) {
     const auto rule = victim.faulty.add_failing_call(
-        Op::read, ETIMEDOUT, {.nth = nth, .sticky = true});
+        FaultOp::read, ETIMEDOUT, {.nth = nth, .sticky = true});
     const auto survey = survey_metadata(victim.faulty);
     reached = victim.faulty.fired(rule) > 0;
     EXPECT_EQ(survey.ok(), !reached);

@@ -198,7 +198,7 @@ TEST_F(RemapCrash, a_kill_with_a_record_under_way_and_then_a_cut) {
     ASSERT_TRUE(store);
     for (int i = 0; i < 5; ++i) ASSERT_TRUE(random_commit(**store, random));
     // The log sees its flush fail and stops.
-    const auto rule = spy_.add_failing_call(Op::flush, ESHUTDOWN);
+    const auto rule = spy_.add_failing_call(FaultOp::flush, ESHUTDOWN);
     const std::vector<RemapEntry> entries{
         pending(random() % 1000 * 1000 + 2, 3)};
     ASSERT_FALSE(commit(**store, entries));

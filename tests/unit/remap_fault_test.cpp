@@ -36,14 +36,14 @@ class RemapFault : public testing::Test {
     const Layout& l = store_->layout();
     std::string text;
     for (const Operation& o : faulty_.trace()) {
-      if (o.op == Op::read) continue;
+      if (o.op == FaultOp::read) continue;
       auto in = [&](DeviceOffset begin, std::uint64_t bytes) {
         return o.offset >= begin.value && o.offset < begin.value + bytes;
       };
-      std::string what = o.op == Op::flush ? "flush" : "other";
+      std::string what = o.op == FaultOp::flush ? "flush" : "other";
       for (CopyIndex c : kCopies) {
         const std::string copy = c == CopyIndex::head ? "head" : "tail";
-        if (o.op == Op::flush) continue;
+        if (o.op == FaultOp::flush) continue;
         if (in(l.superblock(c), kSuperblockPlaceBytes))
           what = copy + " superblock";
         for (unsigned area : {0U, 1U}) {
@@ -79,7 +79,7 @@ TEST_F(RemapFault, a_mapping_is_visible_only_when_its_record_is_durable) {
   faulty_.set_hook(nullptr);
   EXPECT_GE(seen, 3);
   EXPECT_EQ(changes(), "head record, tail record, flush");
-  EXPECT_EQ(faulty_.trace().back().op, Op::flush) << "nothing after it";
+  EXPECT_EQ(faulty_.trace().back().op, FaultOp::flush) << "nothing after it";
   EXPECT_EQ(entry_of(*store_, 1), remapped(1, slot));
 }
 
@@ -100,7 +100,7 @@ TEST_F(RemapFault, a_slot_is_free_only_when_the_removal_is_durable) {
 TEST_F(RemapFault, a_slot_is_not_free_when_the_removal_failed) {
   open_with_mappings();
   const std::uint64_t used = store_->status().slots.used;
-  const auto rule = faulty_.add_failing_call(Op::flush, EIO);
+  const auto rule = faulty_.add_failing_call(FaultOp::flush, EIO);
   EXPECT_FALSE(store_->commit({clean(0)}));
   EXPECT_EQ(faulty_.fired(rule), 1U);
   EXPECT_EQ(store_->status().slots.used, used);
@@ -131,8 +131,9 @@ TEST_F(RemapFault, a_commit_that_fails_is_not_visible) {
       map_blocks(*store, 0, 5);
       const auto before = store->table().snapshot();
       // Sticky: a medium error on one copy alone would be survived.
-      const auto rule = faulty.add_failing_call({Op::write, Op::flush}, errnum,
-                                                {.nth = nth, .sticky = true});
+      const auto rule =
+          faulty.add_failing_call({FaultOp::write, FaultOp::flush}, errnum,
+                                  {.nth = nth, .sticky = true});
       const Status status = store->commit({remapped(1, *store->take_slot())});
       ASSERT_FALSE(status);
       EXPECT_NE(status.error().error_class, ErrorClass::medium)
@@ -154,7 +155,7 @@ TEST_F(RemapFault, a_commit_that_fails_is_not_visible) {
 
 TEST_F(RemapFault, after_a_failed_flush_the_log_stays_failed) {
   open_with_mappings();
-  const auto rule = faulty_.add_failing_call(Op::flush, EIO);
+  const auto rule = faulty_.add_failing_call(FaultOp::flush, EIO);
   ASSERT_FALSE(store_->commit({pending(50, 1)}));
   EXPECT_EQ(faulty_.fired(rule), 1U);
   faulty_.clear_trace();
@@ -176,7 +177,7 @@ TEST_F(RemapFault, a_failed_flush_of_a_superblock_is_not_taken_for_a_bad_copy) {
   // The head's record cannot be written, so superblocks are; then the flush
   // after the first of them fails.
   faulty_.add_bad_range(kChanges, next_record(CopyIndex::head).value, 512, EIO);
-  const auto flush = faulty_.add_failing_call(Op::flush, EIO);
+  const auto flush = faulty_.add_failing_call(FaultOp::flush, EIO);
   EXPECT_FALSE(store_->commit({pending(50, 1)}));
   EXPECT_EQ(faulty_.fired(flush), 1U);
   EXPECT_FALSE(store_->commit({pending(50, 1)})) << "and it stays failed";

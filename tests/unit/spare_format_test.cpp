@@ -81,15 +81,15 @@ TEST(SpareFormat, a_spare_whose_superblocks_cannot_be_read_is_not_overwritten) {
   Pair pair;
   FaultyBackend faulty(pair.spare);
   for (CopyIndex c : kCopies)
-    faulty.add_bad_range(Op::read, superblock_place(kSmallSpareBytes, c).value,
-                         512, EIO);
+    faulty.add_bad_range(FaultOp::read,
+                         superblock_place(kSmallSpareBytes, c).value, 512, EIO);
   EXPECT_FALSE(format_spare(faulty, pair.main, {}));
   EXPECT_EQ(faulty.fired(), 2U);
   faulty.remove_all();
-  const auto lost = faulty.add_failing_call(Op::read, ESHUTDOWN);
+  const auto lost = faulty.add_failing_call(FaultOp::read, ESHUTDOWN);
   EXPECT_FALSE(format_spare(faulty, pair.main, {}));
   EXPECT_EQ(faulty.fired(lost), 1U);
-  for (const Operation& o : faulty.trace()) EXPECT_EQ(o.op, Op::read);
+  for (const Operation& o : faulty.trace()) EXPECT_EQ(o.op, FaultOp::read);
 }
 
 TEST(SpareFormat, refuses_what_cannot_be_a_spare_and_says_why) {

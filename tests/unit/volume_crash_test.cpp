@@ -49,9 +49,11 @@ class World {
     EXPECT_TRUE(spare_disk_.flush());
     main_.tear_failed_writes(seed);
     spare_.tear_failed_writes(seed + 1);
-    bad_reads_ = main_.add_bad_range(Op::read, 0, 0, EIO);
-    bad_writes_ = main_.add_bad_range({Op::write, Op::zero}, 0, 0, EIO);
-    bad_slots_ = spare_.add_bad_range({Op::write, Op::zero}, 0, 0, EIO);
+    bad_reads_ = main_.add_bad_range(FaultOp::read, 0, 0, EIO);
+    bad_writes_ =
+        main_.add_bad_range({FaultOp::write, FaultOp::zero}, 0, 0, EIO);
+    bad_slots_ =
+        spare_.add_bad_range({FaultOp::write, FaultOp::zero}, 0, 0, EIO);
     const auto hook = [this](const Operation&) {
       if (!until_cut_ || (*until_cut_)-- != 0) return;
       until_cut_.reset();

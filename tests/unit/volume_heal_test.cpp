@@ -15,7 +15,7 @@ TEST(VolumeHeal, a_failed_write_is_on_spare_when_it_is_acknowledged) {
   Rig rig({.main_bytes = (4 << 20) + 3 * 512});
   const std::uint64_t last = rig.last_block();
   for (std::uint64_t block : {std::uint64_t{0}, std::uint64_t{7}, last}) {
-    const auto rule = rig.spoil({Op::read, Op::write}, block);
+    const auto rule = rig.spoil({FaultOp::read, FaultOp::write}, block);
     const std::uint64_t length =
         std::min<std::uint64_t>(4096, rig.volume->size() - rig.at(block));
     ASSERT_EQ(rig.write(rig.at(block), length, block), 0);
@@ -37,7 +37,7 @@ TEST(VolumeHeal, a_failed_write_is_on_spare_when_it_is_acknowledged) {
 // Mistake 13.
 TEST(VolumeHeal, a_thousand_writes_to_one_bad_block_make_one_mapping) {
   Rig rig;
-  const auto rule = rig.spoil({Op::read, Op::write}, 5);
+  const auto rule = rig.spoil({FaultOp::read, FaultOp::write}, 5);
   for (std::uint64_t i = 0; i < 1000; ++i)
     ASSERT_EQ(rig.write(rig.at(5), 4096, i), 0);
   EXPECT_GE(rig.main.fired(rule), 1U);
@@ -61,8 +61,8 @@ std::string spare_order(Rig& rig, std::uint64_t offset, std::uint64_t length,
   EXPECT_NE(rig.entries(), before);
   std::string order;
   for (const Operation& operation : rig.spare.trace()) {
-    if (operation.op == Op::flush) order += 'F';
-    if (operation.op == Op::write)
+    if (operation.op == FaultOp::flush) order += 'F';
+    if (operation.op == FaultOp::write)
       order += operation.offset >= slots_begin && operation.offset < slots_end
                    ? 'd'
                    : 'r';
@@ -75,7 +75,7 @@ TEST(VolumeHeal,
      slot_data_is_durable_before_the_record_and_that_before_the_ack) {
   Rig rig;
   ASSERT_EQ(told(rig.volume->flush()), 0);
-  const auto rule = rig.spoil({Op::read, Op::write}, 3, 2);
+  const auto rule = rig.spoil({FaultOp::read, FaultOp::write}, 3, 2);
   std::uint64_t seen_early = 0;
   // Two slots, a flush, the record in both copies, a flush.
   EXPECT_EQ(spare_order(rig, rig.at(3), 4096 + 512, seen_early), "ddFrrF");
@@ -91,7 +91,7 @@ TEST(VolumeHeal,
 TEST(VolumeHeal, ten_thousand_bad_blocks_in_a_row_are_healed) {
   constexpr std::uint64_t kBad = 10'000;
   Rig rig({.main_bytes = 64 << 20, .spare_slots = kBad});
-  const auto rule = rig.spoil({Op::read, Op::write}, 0, kBad);
+  const auto rule = rig.spoil({FaultOp::read, FaultOp::write}, 0, kBad);
   std::uint64_t failed = 0;
   for (std::uint64_t b = 0; b < kBad; ++b)
     failed += rig.write(rig.at(b), 4096, b) != 0;
@@ -111,7 +111,7 @@ TEST(VolumeHeal, ten_thousand_bad_blocks_in_a_row_are_healed) {
   EXPECT_EQ(lost, 0U);
   // Mistake 17: the slots that are left, and then no more.
   const std::uint64_t left = rig.store().slots.slots - kBad;
-  const auto more = rig.spoil(Op::write, kBad, left + 1);
+  const auto more = rig.spoil(FaultOp::write, kBad, left + 1);
   for (std::uint64_t b = 0; b < left; ++b)
     EXPECT_EQ(rig.write(rig.at(kBad + b), 4096, 1), 0);
   EXPECT_EQ(rig.write(rig.at(kBad + left), 4096, 1), EIO);
@@ -120,7 +120,8 @@ TEST(VolumeHeal, ten_thousand_bad_blocks_in_a_row_are_healed) {
 
 TEST(VolumeHeal, a_large_write_over_many_bad_blocks_is_healed_whole) {
   Rig rig({.main_bytes = 64 << 20, .spare_slots = 3000});
-  FaultyBackend::Rule rule = rig.spoil({Op::read, Op::write}, 100, 300);
+  FaultyBackend::Rule rule =
+      rig.spoil({FaultOp::read, FaultOp::write}, 100, 300);
   for (std::uint64_t block = 1000; block < 5000; block += 3)
     rig.main.extend(rule, rig.at(block), 512);
   const std::uint64_t offset = 5 * 512;  // and neither end is a block's
@@ -137,7 +138,7 @@ TEST(VolumeHeal, a_large_write_over_many_bad_blocks_is_healed_whole) {
 
 TEST(VolumeHeal, a_write_that_fails_once_is_no_reason_to_remap) {
   Rig rig;
-  const auto rule = rig.main.add_failing_call(Op::write, EIO);
+  const auto rule = rig.main.add_failing_call(FaultOp::write, EIO);
   ASSERT_EQ(rig.write(0, 8192, 1), 0);
   EXPECT_EQ(rig.main.fired(rule), 1U);
   EXPECT_TRUE(rig.entries().empty());
@@ -152,7 +153,7 @@ TEST(VolumeHeal, a_partial_write_to_a_bad_block_does_not_invent_the_rest) {
     for (std::uint64_t block : {std::uint64_t{0}, last}) {
       const std::uint64_t at = rig.at(block);
       ASSERT_EQ(rig.write(at, block_bytes, 8), 0);
-      const auto rule = rig.spoil({Op::read, Op::write}, block);
+      const auto rule = rig.spoil({FaultOp::read, FaultOp::write}, block);
       ASSERT_EQ(rig.write(at + 1024, 1024, 9), 0);
       EXPECT_GE(rig.main.fired(rule), 2U);
       EXPECT_EQ(rig.entry(block).valid, 0b1100U);
@@ -181,7 +182,7 @@ TEST(VolumeHeal, the_rest_of_a_block_that_can_be_read_moves_with_it) {
   Rig rig;
   ASSERT_EQ(rig.write(0, 12288, 1), 0);
   const auto whole = pattern(1, 12288);
-  const auto rule = rig.spoil(Op::write, 1);
+  const auto rule = rig.spoil(FaultOp::write, 1);
   ASSERT_EQ(rig.write(4096 + 100, 50, 2), 0);  // and less than a sector
   EXPECT_GE(rig.main.fired(rule), 1U);
   auto expected = whole;
@@ -190,8 +191,8 @@ TEST(VolumeHeal, the_rest_of_a_block_that_can_be_read_moves_with_it) {
   EXPECT_TRUE(rig.holds(0, expected));
   EXPECT_EQ(rig.entry(1).valid, 0xffU);
   // One sector of the next block cannot be read: only that is lost.
-  rig.main.add_bad_range(Op::read, 8192 + 512, 512, EIO);
-  rig.spoil(Op::write, 2);
+  rig.main.add_bad_range(FaultOp::read, 8192 + 512, 512, EIO);
+  rig.spoil(FaultOp::write, 2);
   ASSERT_EQ(rig.write(8192 + 2048, 512, 3), 0);
   EXPECT_EQ(rig.entry(2).valid, 0b11111101U);
   const auto sector = pattern(3, 512);
@@ -209,10 +210,10 @@ TEST(VolumeHeal, a_failing_write_does_not_cost_the_neighbours_read_before_it) {
   auto expected = pattern(1, 4096);
   FaultyBackend::Rule reads = 0;
   rig.main.set_hook([&](const Operation& operation) {
-    if (operation.op == Op::write && reads == 0)
-      reads = rig.spoil(Op::read, 0) + 1;
+    if (operation.op == FaultOp::write && reads == 0)
+      reads = rig.spoil(FaultOp::read, 0) + 1;
   });
-  const auto writes = rig.spoil(Op::write, 0);
+  const auto writes = rig.spoil(FaultOp::write, 0);
   ASSERT_EQ(rig.write(512, 512, 2), 0);
   rig.main.set_hook(nullptr);
   EXPECT_GE(rig.main.fired(writes), 1U);
@@ -227,11 +228,11 @@ TEST(VolumeHeal, part_of_an_unreadable_sector_cannot_be_written) {
   Rig rig;
   ASSERT_EQ(rig.write(0, 12288, 1), 0);
   // Unknown yet; pending; in a slot.
-  const auto rule = rig.main.add_bad_range(Op::read, 512, 512, EIO);
+  const auto rule = rig.main.add_bad_range(FaultOp::read, 512, 512, EIO);
   rig.main.extend(rule, 4096 + 512, 512);
   rig.main.extend(rule, 8192 + 512, 512);
   ASSERT_EQ(rig.read(4096, 4096), EIO);
-  const auto writes = rig.spoil(Op::write, 2);
+  const auto writes = rig.spoil(FaultOp::write, 2);
   ASSERT_EQ(rig.write(8192, 512, 2), 0);
   ASSERT_TRUE(rig.entry(2).remapped());
   ASSERT_FALSE(rig.entry(1).remapped());
@@ -255,12 +256,12 @@ TEST(VolumeHeal, part_of_an_unreadable_sector_cannot_be_written) {
 TEST(VolumeHeal, a_healed_fua_write_leaves_nothing_unflushed) {
   Rig rig;
   ASSERT_EQ(told(rig.volume->flush()), 0);
-  rig.spoil(Op::write, 1);
+  rig.spoil(FaultOp::write, 1);
   rig.main.clear_trace();
   ASSERT_EQ(rig.write(0, 12288, 1, Durability::fua), 0);
   ASSERT_EQ(rig.entries().size(), 1U);
   const auto trace = rig.main.trace();
-  EXPECT_EQ(trace.back().op, Op::flush) << "the blocks beside the bad one";
+  EXPECT_EQ(trace.back().op, FaultOp::flush) << "the blocks beside the bad one";
   const std::uint64_t flushes =
       rig.main_disk.calls().flush + rig.spare_disk.calls().flush;
   ASSERT_EQ(told(rig.volume->flush()), 0);

@@ -36,8 +36,8 @@ TEST(VolumeMain, only_errors_of_the_medium_remap) {
   };
   Rig rig;
   for (const Case& c : never) {
-    const auto rule =
-        rig.main.add_bad_range({Op::read, Op::write}, 0, 8192, c.errnum);
+    const auto rule = rig.main.add_bad_range({FaultOp::read, FaultOp::write}, 0,
+                                             8192, c.errnum);
     EXPECT_EQ(rig.write(0, 8192, 1), c.told) << c.errnum;
     EXPECT_EQ(rig.write(100, 10, 1), c.told) << c.errnum;
     EXPECT_EQ(rig.read(0, 8192), c.told) << c.errnum;
@@ -54,7 +54,7 @@ TEST(VolumeMain, each_error_of_the_medium_heals_a_write_and_is_eio_to_a_read) {
   std::uint64_t block = 10;
   Rig rig;
   for (int errnum : {EIO, ENODATA, EREMOTEIO, EILSEQ, EBADMSG, EUCLEAN}) {
-    const auto rule = rig.main.add_bad_range({Op::read, Op::write},
+    const auto rule = rig.main.add_bad_range({FaultOp::read, FaultOp::write},
                                              rig.at(block), 8192, errnum);
     EXPECT_EQ(rig.read(rig.at(block), 4096), EIO) << errnum;
     EXPECT_EQ(rig.write(rig.at(block + 1), 4096, 1), 0) << errnum;
@@ -73,12 +73,13 @@ class DyingCable : public testing::TestWithParam<Load> {};
 
 TEST_P(DyingCable, opens_the_breaker_and_does_not_eat_the_spare) {
   Rig rig({.main_bytes = 16 << 20});
-  const auto bad = rig.spoil({Op::read, Op::write}, 1000, 2);
+  const auto bad = rig.spoil({FaultOp::read, FaultOp::write}, 1000, 2);
   ASSERT_EQ(rig.write(rig.at(1000), 8192, 7), 0);
   ASSERT_EQ(rig.entries().size(), 2U);
   ASSERT_GE(rig.main.fired(bad), 1U);
   const auto cable = rig.main.add_failing_call(
-      {Op::read, Op::write, Op::zero, Op::trim}, EIO, {.sticky = true});
+      {FaultOp::read, FaultOp::write, FaultOp::zero, FaultOp::trim}, EIO,
+      {.sticky = true});
   const std::uint64_t breaker = rig.options.volume.breaker;
   std::uint64_t succeeded = 0;
   for (std::uint64_t i = 0; i < 200; ++i) {
@@ -133,8 +134,8 @@ INSTANTIATE_TEST_SUITE_P(Loads, DyingCable,
 
 TEST(VolumeMain, one_large_write_to_a_dead_disk_maps_nothing) {
   Rig rig({.main_bytes = 16 << 20});
-  const auto cable =
-      rig.main.add_failing_call({Op::read, Op::write}, EIO, {.sticky = true});
+  const auto cable = rig.main.add_failing_call({FaultOp::read, FaultOp::write},
+                                               EIO, {.sticky = true});
   EXPECT_EQ(rig.write(0, 8 << 20, 1), EIO);
   EXPECT_GE(rig.main.fired(cable), 16U);
   EXPECT_TRUE(rig.volume->status().breaker_open);
@@ -145,7 +146,7 @@ TEST(VolumeMain, one_large_write_to_a_dead_disk_maps_nothing) {
 TEST(VolumeFlush, reaches_both_disks_and_fails_if_one_fails) {
   for (bool spare_fails : {false, true}) {
     Rig rig;
-    rig.spoil(Op::write, 1);
+    rig.spoil(FaultOp::write, 1);
     ASSERT_EQ(rig.write(0, 8192, 1), 0);
     ASSERT_EQ(rig.entries().size(), 1U);
     const auto before_main = rig.main_disk.calls().flush;
@@ -156,7 +157,7 @@ TEST(VolumeFlush, reaches_both_disks_and_fails_if_one_fails) {
     EXPECT_EQ(rig.spare_disk.calls().flush, before_spare + 1);
     ASSERT_EQ(rig.write(0, 8192, 3), 0);
     FaultyBackend& sick = spare_fails ? rig.spare : rig.main;
-    const auto rule = sick.add_failing_call(Op::flush, EIO);
+    const auto rule = sick.add_failing_call(FaultOp::flush, EIO);
     // Mistake 29: and the next does not succeed as if nothing had been.
     for (int i = 0; i < 3; ++i) EXPECT_EQ(told(rig.volume->flush()), EIO) << i;
     EXPECT_EQ(sick.fired(rule), 1U);
@@ -173,13 +174,13 @@ TEST(VolumeFlush, reaches_both_disks_and_fails_if_one_fails) {
 TEST(VolumeFlush, is_not_answered_before_the_slower_disk) {
   for (bool spare_is_slow : {false, true}) {
     Rig rig;
-    rig.spoil(Op::write, 1);
+    rig.spoil(FaultOp::write, 1);
     ASSERT_EQ(rig.write(0, 8192, 1), 0);
     ASSERT_EQ(rig.write(0, 8192, 2), 0);
     Barrier barrier;
     (spare_is_slow ? rig.spare : rig.main)
         .set_hook([&](const Operation& operation) {
-          if (operation.op == Op::flush) barrier.arrive_and_wait();
+          if (operation.op == FaultOp::flush) barrier.arrive_and_wait();
         });
     auto flush = std::async(std::launch::async,
                             [&] { return told(rig.volume->flush()); });
@@ -194,7 +195,7 @@ TEST(VolumeFlush, is_not_answered_before_the_slower_disk) {
 TEST(VolumeFlush, without_direct_io_a_writeback_error_fails_flush_for_good) {
   Rig rig({.direct = false});
   ASSERT_EQ(rig.write(0, 4096, 1), 0) << "into the page cache";
-  const auto rule = rig.main.add_failing_call(Op::flush, EIO);
+  const auto rule = rig.main.add_failing_call(FaultOp::flush, EIO);
   for (int i = 0; i < 3; ++i) EXPECT_EQ(told(rig.volume->flush()), EIO);
   EXPECT_EQ(rig.main.fired(rule), 1U);
   EXPECT_EQ(rig.write(0, 4096, 1, Durability::fua), EIO);
@@ -202,7 +203,7 @@ TEST(VolumeFlush, without_direct_io_a_writeback_error_fails_flush_for_good) {
 }
 TEST(VolumeFlush, without_direct_io_a_failed_fua_write_is_not_believed_healed) {
   Rig rig({.direct = false});
-  const auto rule = rig.main.add_failing_call(Op::write, EIO);
+  const auto rule = rig.main.add_failing_call(FaultOp::write, EIO);
   EXPECT_EQ(rig.write(0, 4096, 1, Durability::fua), EIO);
   EXPECT_EQ(rig.main.fired(rule), 1U);
   EXPECT_EQ(told(rig.volume->flush()), EIO);
@@ -250,7 +251,7 @@ TEST(VolumeStop, a_request_that_waited_in_vain_does_nothing_later) {
   Rig rig(options);
   Barrier barrier;
   rig.main.set_hook([&](const Operation& operation) {
-    if (operation.op == Op::write) barrier.arrive_and_wait();
+    if (operation.op == FaultOp::write) barrier.arrive_and_wait();
   });
   // Not aligned, so it has its region alone.
   auto first =

@@ -24,7 +24,8 @@ TEST(VolumePending, one_bad_sector_of_a_megabyte_is_the_only_one_pending) {
     for (std::uint64_t bad : {0, 1, 777, 2047}) {
       Rig rig({.block_bytes = block_bytes});
       ASSERT_EQ(rig.write(0, 1 << 20, 1), 0);
-      const auto rule = rig.main.add_bad_range(Op::read, bad * 512, 512, EIO);
+      const auto rule =
+          rig.main.add_bad_range(FaultOp::read, bad * 512, 512, EIO);
       EXPECT_EQ(rig.read(0, 1 << 20), EIO);
       EXPECT_GE(rig.main.fired(rule), 2U);
       ASSERT_EQ(rig.entries().size(), 1U);
@@ -44,7 +45,7 @@ TEST(VolumePending, one_bad_sector_of_a_megabyte_is_the_only_one_pending) {
 // Mistake 14.
 TEST(VolumePending, sixty_four_bad_sectors_at_once_are_all_found) {
   Rig rig;
-  const auto rule = rig.main.add_bad_range(Op::read, 512, 512, EIO);
+  const auto rule = rig.main.add_bad_range(FaultOp::read, 512, 512, EIO);
   for (std::uint64_t i = 1; i < 64; ++i)
     rig.main.extend(rule, i * 16384 + i % 8 * 512, 512);
   EXPECT_EQ(rig.read(0, 1 << 20), EIO);
@@ -60,7 +61,7 @@ TEST(VolumePending, sixty_four_bad_sectors_at_once_are_all_found) {
 // Mistake 28.
 TEST(VolumePending, a_pending_block_fails_at_once) {
   Rig rig;
-  const auto rule = rig.main.add_bad_range(Op::read, rig.at(9), 512, EIO);
+  const auto rule = rig.main.add_bad_range(FaultOp::read, rig.at(9), 512, EIO);
   ASSERT_EQ(rig.read(rig.at(9), 4096), EIO);
   ASSERT_GE(rig.main.fired(rule), 1U);
   for (bool restarted : {false, true}) {
@@ -76,7 +77,7 @@ TEST(VolumePending, a_pending_block_fails_at_once) {
 TEST(VolumePending, when_the_fault_goes_away_it_is_still_no_invented_data) {
   Rig rig;
   ASSERT_EQ(rig.write(rig.at(9), 4096, 7), 0);
-  const auto rule = rig.spoil(Op::read, 9);
+  const auto rule = rig.spoil(FaultOp::read, 9);
   ASSERT_EQ(rig.read(rig.at(9), 4096), EIO);
   ASSERT_GE(rig.main.fired(rule), 1U);
   rig.main.remove(rule);
@@ -92,8 +93,8 @@ TEST(VolumePending, a_read_that_fails_a_few_times_succeeds_and_marks_nothing) {
   for (std::uint64_t times : {1, 5, 11}) {
     Rig rig;
     ASSERT_EQ(rig.write(0, 1 << 20, 1), 0);
-    const auto rule = rig.main.add_bad_range(Op::read, rig.at(100) + 1024, 512,
-                                             EIO, {.times = times});
+    const auto rule = rig.main.add_bad_range(FaultOp::read, rig.at(100) + 1024,
+                                             512, EIO, {.times = times});
     EXPECT_TRUE(rig.holds(0, 1 << 20, 1)) << times;
     EXPECT_EQ(rig.main.fired(rule), times);
     EXPECT_TRUE(rig.entries().empty());
@@ -106,7 +107,7 @@ TEST(VolumePending, a_sector_that_can_be_read_at_the_last_look_is_not_marked) {
   for (std::uint64_t times = 1; times < 8; ++times) {
     Rig rig;
     const auto rule =
-        rig.main.add_bad_range(Op::read, 512, 512, EIO, {.times = times});
+        rig.main.add_bad_range(FaultOp::read, 512, 512, EIO, {.times = times});
     const int answer = rig.read(512, 512);
     EXPECT_EQ(rig.main.fired(rule), std::min<std::uint64_t>(times, 5));
     // Try, the search's try, two retries; then the last look.
@@ -118,10 +119,10 @@ TEST(VolumePending, a_sector_that_can_be_read_at_the_last_look_is_not_marked) {
 TEST(VolumePending, others_read_their_blocks_while_a_search_goes_on) {
   Rig rig;
   ASSERT_EQ(rig.write(0, 1 << 20, 1), 0);
-  const auto rule = rig.main.add_bad_range(Op::read, rig.at(9), 512, EIO);
+  const auto rule = rig.main.add_bad_range(FaultOp::read, rig.at(9), 512, EIO);
   int looked = 0;
   rig.main.set_hook([&](const Operation& operation) {
-    if (operation.op != Op::read || operation.offset > rig.at(9) ||
+    if (operation.op != FaultOp::read || operation.offset > rig.at(9) ||
         operation.offset + operation.length <= rig.at(9) || looked != 0 ||
         operation.length > 512)
       return;
@@ -143,7 +144,7 @@ class PendingWrites : public testing::TestWithParam<std::uint64_t> {
   void make_pending(Rig& rig, bool heals) {
     at_ = rig.at(GetParam());
     ASSERT_EQ(rig.write(at_, 4096, 1), 0);
-    rule_ = rig.main.add_bad_range(Op::read, at_ + 1024, 512, EIO,
+    rule_ = rig.main.add_bad_range(FaultOp::read, at_ + 1024, 512, EIO,
                                    {.heal_on_write = heals});
     ASSERT_EQ(rig.read(at_, 4096), EIO);
     ASSERT_GE(rig.main.fired(rule_), 1U);
@@ -171,8 +172,8 @@ TEST_P(PendingWrites, main_first_cures_the_sector_and_forgets_it) {
   EXPECT_EQ(rig.entries().size(), 0U);
   const auto trace = rig.main.trace();
   ASSERT_EQ(trace.size(), 2U);
-  EXPECT_TRUE(trace[0].op == Op::write && trace[0].fua) << "durable first";
-  EXPECT_EQ(trace[1].op, Op::read) << "then read back";
+  EXPECT_TRUE(trace[0].op == FaultOp::write && trace[0].fua) << "durable first";
+  EXPECT_EQ(trace[1].op, FaultOp::read) << "then read back";
   expect_whole(rig);
   EXPECT_EQ(rig.entries().size(), 0U) << "and that is durable as well";
 }
@@ -186,7 +187,7 @@ TEST_P(PendingWrites, spare_first_maps_and_leaves_main_alone) {
   ASSERT_EQ(rig.write(at_ + 1024, 512, 2), 0);
   EXPECT_TRUE(rig.entry(GetParam()).remapped());
   for (const Operation& operation : rig.main.trace())
-    EXPECT_EQ(operation.op, Op::read);
+    EXPECT_EQ(operation.op, FaultOp::read);
   expect_whole(rig);
 }
 
@@ -205,11 +206,11 @@ TEST_P(PendingWrites, a_disk_that_reads_back_something_else_is_not_believed) {
   make_pending(rig, true);
   bool written = false;
   rig.main.set_hook([&](const Operation& operation) {
-    if (operation.op == Op::read && written) {
+    if (operation.op == FaultOp::read && written) {
       EXPECT_TRUE(rig.main_disk.write(DeviceOffset{at_ + 1024}, pattern(3, 512),
                                       Durability::cached));
     }
-    written = operation.op == Op::write;
+    written = operation.op == FaultOp::write;
   });
   ASSERT_EQ(rig.write(at_ + 1024, 512, 2), 0);
   rig.main.set_hook(nullptr);
@@ -220,7 +221,7 @@ TEST_P(PendingWrites, a_disk_that_reads_back_something_else_is_not_believed) {
 TEST_P(PendingWrites, one_that_main_refuses_goes_to_a_slot) {
   Rig rig;
   make_pending(rig, true);
-  const auto rule = rig.spoil(Op::write, GetParam());
+  const auto rule = rig.spoil(FaultOp::write, GetParam());
   ASSERT_EQ(rig.write(at_ + 1024, 512, 2), 0);
   EXPECT_GE(rig.main.fired(rule), 1U);
   EXPECT_TRUE(rig.entry(GetParam()).remapped());

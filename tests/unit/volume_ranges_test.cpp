@@ -14,13 +14,13 @@ namespace {
 struct MixedRig : Rig {
   explicit MixedRig(const RigOptions& o = {}) : Rig(o) {
     EXPECT_EQ(write(0, options.main_bytes, 1), 0);
-    const auto rule = spoil({Op::read, Op::write}, 5);
+    const auto rule = spoil({FaultOp::read, FaultOp::write}, 5);
     for (std::uint64_t block :
          {std::uint64_t{0}, std::uint64_t{3}, last_block()})
       EXPECT_EQ(rewrite_bad(block), 0);
     EXPECT_EQ(write(at(5) + 1024, ConstBytes(all).subspan(at(5) + 1024, 1024)),
               0);
-    const auto reads = main.add_bad_range(Op::read, at(7) + 512, 512, EIO,
+    const auto reads = main.add_bad_range(FaultOp::read, at(7) + 512, 512, EIO,
                                           {.heal_on_write = true});
     EXPECT_EQ(read(at(7), options.block_bytes), EIO);
     EXPECT_GE(main.fired(rule), 1U);
@@ -28,7 +28,7 @@ struct MixedRig : Rig {
     EXPECT_EQ(entries().size(), 5U);
   }
   int rewrite_bad(std::uint64_t block) {
-    const auto rule = spoil({Op::read, Op::write}, block);
+    const auto rule = spoil({FaultOp::read, FaultOp::write}, block);
     const int answer = write(
         at(block), ConstBytes(all).subspan(at(block), options.block_bytes));
     EXPECT_GE(main.fired(rule), 1U);
@@ -100,7 +100,8 @@ TEST(VolumeZero, of_a_block_with_unreadable_sectors_keeps_to_logical_blocks) {
 
 TEST(VolumeZero, that_main_refuses_is_healed) {
   MixedRig rig;
-  const auto rule = rig.spoil({Op::write, Op::zero, Op::read}, 20, 3);
+  const auto rule =
+      rig.spoil({FaultOp::write, FaultOp::zero, FaultOp::read}, 20, 3);
   ASSERT_EQ(rig.zero(rig.at(19), 5 * 4096), 0);
   EXPECT_GE(rig.main.fired(rule), 1U);
   EXPECT_EQ(rig.entries().size(), 5U + 3);
@@ -164,10 +165,10 @@ TEST(VolumeExtents, a_remapped_block_is_data_even_where_main_has_a_hole) {
   Rig rig;  // MAIN was never written: one hole
   for (std::uint64_t block :
        {std::uint64_t{0}, std::uint64_t{3}, rig.last_block()}) {
-    rig.spoil({Op::read, Op::write}, block);
+    rig.spoil({FaultOp::read, FaultOp::write}, block);
     ASSERT_EQ(rig.write(rig.at(block), 4096, 1), 0);
   }
-  rig.main.add_bad_range(Op::read, rig.at(8), 512, EIO);
+  rig.main.add_bad_range(FaultOp::read, rig.at(8), 512, EIO);
   ASSERT_EQ(rig.read(rig.at(8), 4096), EIO);
   ASSERT_EQ(rig.entries().size(), 4U);
   ASSERT_GE(rig.main.fired(), 4U);

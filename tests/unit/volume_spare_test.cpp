@@ -18,11 +18,12 @@ namespace {
 TEST(VolumeSpare, a_slot_that_fails_is_retired_for_good_and_the_next_is_taken) {
   Rig rig({.spare_slots = 12});
   const std::uint64_t slots = rig.store().slots.slots;
-  const auto bad = rig.spare.add_bad_range(Op::write, rig.slot(0), 4096, EIO);
+  const auto bad =
+      rig.spare.add_bad_range(FaultOp::write, rig.slot(0), 4096, EIO);
   rig.spare.extend(bad, rig.slot(1) + 512, 512);
   rig.spare.extend(bad, rig.slot(4), 4096);
   rig.spare.extend(bad, rig.slot(slots - 1), 4096);
-  const auto rule = rig.spoil({Op::read, Op::write}, 0, 200);
+  const auto rule = rig.spoil({FaultOp::read, FaultOp::write}, 0, 200);
   const std::uint64_t good = slots - 4;
   for (std::uint64_t b = 0; b < good; ++b)
     ASSERT_EQ(rig.write(rig.at(b), 4096, b), 0) << b;
@@ -54,12 +55,12 @@ TEST(VolumeSpare, a_slot_that_fails_later_gives_its_block_to_another) {
   for (std::uint64_t block : {std::uint64_t{0}, std::uint64_t{1023}}) {
     Rig rig;
     ASSERT_EQ(rig.write(rig.at(block), 4096, 1), 0);
-    const auto main_bad = rig.spoil({Op::read, Op::write}, block);
+    const auto main_bad = rig.spoil({FaultOp::read, FaultOp::write}, block);
     ASSERT_EQ(rig.write(rig.at(block), 4096, 1), 0);
     ASSERT_GE(rig.main.fired(main_bad), 1U);
     const std::uint64_t old_slot = rig.entry(block).slot_or_none;
     const auto rule =
-        rig.spare.add_bad_range(Op::write, rig.slot(old_slot), 4096, EIO);
+        rig.spare.add_bad_range(FaultOp::write, rig.slot(old_slot), 4096, EIO);
     ASSERT_EQ(rig.write(rig.at(block) + 512, 512, 2), 0);
     EXPECT_GE(rig.spare.fired(rule), 1U);
     rig.spare.remove(rule);
@@ -80,10 +81,11 @@ TEST(VolumeSpare, a_slot_that_fails_later_gives_its_block_to_another) {
 TEST(VolumeSpare,
      sectors_of_a_failing_slot_that_cannot_be_read_are_lost_alone) {
   Rig rig({.logical = 4096});
-  rig.spoil({Op::read, Op::write}, 2);
+  rig.spoil({FaultOp::read, FaultOp::write}, 2);
   ASSERT_EQ(rig.write(rig.at(2), 4096, 1), 0);
   const std::uint64_t slot = rig.slot(rig.entry(2).slot_or_none);
-  const auto rule = rig.spare.add_bad_range(Op::read, slot + 2048, 512, EIO);
+  const auto rule =
+      rig.spare.add_bad_range(FaultOp::read, slot + 2048, 512, EIO);
   EXPECT_EQ(rig.read(rig.at(2), 4096), EIO);
   ASSERT_EQ(rig.write(rig.at(2) + 512, 512, 2), 0) << "read-modify-write";
   EXPECT_GE(rig.spare.fired(rule), 1U);
@@ -99,10 +101,11 @@ TEST(VolumeSpare,
 
 TEST(VolumeSpare, a_slot_that_cannot_be_read_once_is_tried_again) {
   Rig rig;
-  rig.spoil({Op::read, Op::write}, 2);
+  rig.spoil({FaultOp::read, FaultOp::write}, 2);
   ASSERT_EQ(rig.write(rig.at(2), 4096, 1), 0);
-  const auto rule = rig.spare.add_bad_range(
-      Op::read, rig.slot(rig.entry(2).slot_or_none), 4096, EIO, {.times = 2});
+  const auto rule = rig.spare.add_bad_range(FaultOp::read,
+                                            rig.slot(rig.entry(2).slot_or_none),
+                                            4096, EIO, {.times = 2});
   EXPECT_TRUE(rig.holds(rig.at(2), 4096, 1));
   EXPECT_EQ(rig.spare.fired(rule), 2U);
   EXPECT_EQ(rig.entry(2).valid, 0xffU);
@@ -111,9 +114,9 @@ TEST(VolumeSpare, a_slot_that_cannot_be_read_once_is_tried_again) {
 // Mistake 17: no loop.
 TEST(VolumeSpare, one_request_does_not_try_slots_without_end) {
   Rig rig({.main_bytes = 16 << 20, .spare_slots = 1000});
-  const auto bad = rig.spare.add_bad_range(Op::write, rig.slot(0),
+  const auto bad = rig.spare.add_bad_range(FaultOp::write, rig.slot(0),
                                            rig.store().slots.slots * 4096, EIO);
-  const auto rule = rig.spoil(Op::write, 0, 8);
+  const auto rule = rig.spoil(FaultOp::write, 0, 8);
   EXPECT_EQ(rig.write(0, 8 * 4096, 1), EIO);
   EXPECT_GE(rig.main.fired(rule), 1U);
   const std::uint64_t tried = rig.spare.fired(bad);
@@ -134,7 +137,7 @@ TEST(VolumeSpare, filled_to_the_last_slot_it_keeps_all_and_refuses_the_rest) {
   Rig rig({.spare_slots = 30});
   const std::uint64_t slots = rig.store().slots.slots;
   ASSERT_GE(slots, 30U);
-  const auto rule = rig.spoil({Op::read, Op::write}, 0, 100);
+  const auto rule = rig.spoil({FaultOp::read, FaultOp::write}, 0, 100);
   for (std::uint64_t b = 0; b < slots; ++b) {
     ASSERT_EQ(rig.write(rig.at(b), 4096, b), 0);
     if (b % 5 == 0) rig.reopen();
@@ -164,7 +167,7 @@ TEST(VolumeSpare, filled_to_the_last_slot_it_keeps_all_and_refuses_the_rest) {
 // Contract C9.
 TEST(VolumeSpare, that_is_gone_fails_only_what_needs_it_and_loses_nothing) {
   Rig rig;
-  rig.spoil({Op::read, Op::write}, 0, 10);
+  rig.spoil({FaultOp::read, FaultOp::write}, 0, 10);
   ASSERT_EQ(rig.write(0, 8192, 1), 0);
   ASSERT_EQ(rig.write(rig.at(20), 4096, 2), 0);
   ASSERT_EQ(told(rig.volume->flush()), 0);
@@ -188,15 +191,15 @@ TEST(VolumeSpare, that_is_gone_fails_only_what_needs_it_and_loses_nothing) {
 
 // Mistake 7.
 TEST(VolumeSpare, a_mapping_whose_record_failed_is_not_used_and_not_acked) {
-  for (Op op : {Op::write, Op::flush}) {
+  for (FaultOp op : {FaultOp::write, FaultOp::flush}) {
     Rig rig;
     ASSERT_EQ(rig.write(rig.at(3), 4096, 1), 0);
     ASSERT_EQ(told(rig.volume->flush()), 0);
-    const auto main_bad = rig.spoil(Op::write, 3);
+    const auto main_bad = rig.spoil(FaultOp::write, 3);
     const std::uint64_t slots_begin = rig.slot(0);
     const std::uint64_t slots_end = rig.slot(rig.store().slots.slots);
     FaultyBackend::Rule rule = 0;
-    if (op == Op::write) {  // the record in both copies
+    if (op == FaultOp::write) {  // the record in both copies
       rule = rig.spare.add_bad_range(op, 0, slots_begin, EIO);
       rig.spare.extend(rule, slots_end, ~std::uint64_t{0});
     } else {  // the flush after the record; the first is the slot data's
@@ -224,8 +227,8 @@ TEST(VolumeSpare, a_mapping_whose_record_failed_is_not_used_and_not_acked) {
 TEST(VolumeSpare, slot_data_that_could_not_be_flushed_is_not_mapped) {
   Rig rig;
   ASSERT_EQ(told(rig.volume->flush()), 0);
-  const auto main_bad = rig.spoil(Op::write, 3);
-  const auto rule = rig.spare.add_failing_call(Op::flush, EIO);
+  const auto main_bad = rig.spoil(FaultOp::write, 3);
+  const auto rule = rig.spare.add_failing_call(FaultOp::flush, EIO);
   const std::uint64_t records = rig.store().sequence;
   EXPECT_EQ(rig.write(rig.at(3), 4096, 2), EIO);
   EXPECT_GE(rig.main.fired(main_bad), 1U);

@@ -21,7 +21,7 @@ void in_threads(unsigned count, F&& f) {
 // Mistake 14: 64 errors at once, 64 handled.
 TEST(VolumeThreads, errors_that_come_at_once_are_all_handled) {
   Rig rig({.main_bytes = 64 << 20});
-  const auto rule = rig.spoil({Op::read, Op::write}, 0);
+  const auto rule = rig.spoil({FaultOp::read, FaultOp::write}, 0);
   for (std::uint64_t i = 1; i < 64; ++i)
     rig.main.extend(rule, rig.at(i * 200), 4096);
   in_threads(64, [&](unsigned t) {
@@ -46,9 +46,9 @@ TEST_P(SharedBlocks, no_write_is_lost_whatever_is_remapped_meanwhile) {
   constexpr std::uint64_t kBlocks = 128;
   constexpr int kRounds = 1500;
   Rig rig({.spare_slots = 400, .logical = GetParam()});
-  const auto main_bad = rig.spoil(Op::write, kBlocks);  // none of ours yet
+  const auto main_bad = rig.spoil(FaultOp::write, kBlocks);  // none of ours yet
   const auto slot_bad =
-      rig.spare.add_bad_range(Op::write, rig.slot(5), 512, EIO);
+      rig.spare.add_bad_range(FaultOp::write, rig.slot(5), 512, EIO);
   std::array<std::array<std::uint64_t, kBlocks>, kThreads> last{};
   std::atomic<std::uint64_t> failed{0};
   std::atomic<std::uint64_t> foreign{0};
@@ -114,7 +114,7 @@ INSTANTIATE_TEST_SUITE_P(Logical, SharedBlocks, testing::Values(512, 4096));
 // Overlapping requests have no order, but a block is one of them, not a mix.
 TEST(VolumeThreads, overlapping_writes_of_a_remapped_block_leave_one_of_them) {
   Rig rig;
-  const auto rule = rig.spoil({Op::read, Op::write}, 0, 64);
+  const auto rule = rig.spoil({FaultOp::read, FaultOp::write}, 0, 64);
   in_threads(8, [&](unsigned t) {
     for (std::uint64_t b = 0; b < 64; ++b)
       EXPECT_EQ(rig.write(rig.at(b), 4096, t), 0);
@@ -134,8 +134,8 @@ TEST(VolumeThreads, overlapping_writes_of_a_remapped_block_leave_one_of_them) {
 // must never cover a write that was acknowledged.
 TEST(VolumeThreads, a_search_for_bad_sectors_never_covers_a_newer_write) {
   Rig rig;
-  const auto rule =
-      rig.main.add_bad_range(Op::read, 0, 512, EIO, {.heal_on_write = true});
+  const auto rule = rig.main.add_bad_range(FaultOp::read, 0, 512, EIO,
+                                           {.heal_on_write = true});
   for (std::uint64_t round = 0; round < 300; ++round) {
     rig.main.extend(rule, 0, 64 * 512);
     std::vector<std::thread> readers;
@@ -157,7 +157,7 @@ TEST(VolumeThreads, a_search_for_bad_sectors_never_covers_a_newer_write) {
 // Mistake 22: what went in came out.
 TEST(VolumeThreads, every_request_is_answered_and_counted) {
   Rig rig;
-  const auto rule = rig.spoil({Op::read, Op::write}, 0, 20);
+  const auto rule = rig.spoil({FaultOp::read, FaultOp::write}, 0, 20);
   std::atomic<std::uint64_t> reads{0};
   std::atomic<std::uint64_t> writes{0};
   std::atomic<std::uint64_t> failed{0};
@@ -176,12 +176,12 @@ TEST(VolumeThreads, every_request_is_answered_and_counted) {
     }
   });
   const Stats& stats = rig.volume->stats();
-  auto counted = [&](VolumeOp op) {
+  auto counted = [&](Op op) {
     return stats.requests.at(static_cast<std::size_t>(op)).load();
   };
   EXPECT_EQ(reads + writes, 6U * 500);
-  EXPECT_EQ(counted(VolumeOp::read), reads);
-  EXPECT_EQ(counted(VolumeOp::write), writes);
+  EXPECT_EQ(counted(Op::read), reads);
+  EXPECT_EQ(counted(Op::write), writes);
   EXPECT_GE(rig.main.fired(rule), 1U);
   std::uint64_t errors = 0;
   for (const auto& by_class : stats.client_errors) errors += by_class;
