@@ -29,11 +29,14 @@ std::chrono::milliseconds promised() {
 #endif
 }
 
-// A pair with so many scattered mappings. MAIN's size is the least, or more.
-void make_pair(const std::string& main, const std::string& spare,
-               std::uint64_t mappings) {
-  fs::resize_file(
-      main, std::max<std::uint64_t>(16 << 20, (mappings * kStep + 1) * 4096));
+// For so many scattered mappings, at least.
+std::uint64_t main_bytes_for(std::uint64_t mappings) {
+  return std::max<std::uint64_t>(16 << 20, (mappings * kStep + 1) * 4096);
+}
+
+// A SPARE with so many mappings of MAIN, which is a file or a URI.
+void make_spare(const std::string& main, const std::string& spare,
+                std::uint64_t mappings) {
   fs::resize_file(spare, spare_bytes_for(mappings + 1000, 4096));
   format(main, spare);
   if (mappings == 0) return;
@@ -86,7 +89,8 @@ class RemapStop : public testing::Test {
   void start(std::uint64_t mappings) {
     main_ = dir_.make_file("main.img", 0);
     spare_ = dir_.make_file("spare.img", 0);
-    make_pair(main_, spare_, mappings);
+    fs::resize_file(main_, main_bytes_for(mappings));
+    make_spare(main_, spare_, mappings);
     volume_ = std::make_unique<RemapServer>(dir_, "volume", main_, spare_);
     volume_->start();
     EXPECT_EQ(volume_->show()["blocks"]["remapped"], mappings);
@@ -100,25 +104,28 @@ class RemapStop : public testing::Test {
 class RemapStopWith : public RemapStop,
                       public testing::WithParamInterface<StopCase> {};
 
-// Writes and reads as fast as it can until the connection ends.
+// Writes and reads as fast as it can until the connection or the object ends.
 class Load {
  public:
   explicit Load(const std::string& uri) {
     for (int i = 0; i < 4; ++i)
       threads_.emplace_back([this, c = Client(uri)] {
         const std::string data = pattern(1, 65'536);
-        for (std::uint64_t at = 0; c.write(at, data) == 0; at ^= 1 << 20) {
+        for (std::uint64_t at = 0; !stop_; at ^= 1 << 20) {
+          if (c.write(at, data) != 0) break;
           if (c.read(at, 65'536, nullptr) != 0) break;
           ++done;
         }
       });
   }
   ~Load() {
+    stop_ = true;
     for (std::thread& t : threads_) t.join();
   }
   std::atomic<std::uint64_t> done{0};
 
  private:
+  std::atomic<bool> stop_{false};
   std::vector<std::thread> threads_;
 };
 
@@ -197,6 +204,35 @@ TEST_F(RemapStop, a_million_mappings_load_and_stop_in_time) {
   EXPECT_LT(ended.took, promised());
   expect_ordered_stop(ended.err);
   EXPECT_TRUE(survey(spare_).chosen().closed);
+}
+
+// The checkpoint that a changed map needs, while clients do what they can.
+TEST_F(RemapStop, a_changed_map_of_a_million_stops_in_time_under_load) {
+  constexpr std::uint64_t kMappings = 1'000'000;
+  const std::string image =
+      dir_.make_file("main.img", main_bytes_for(kMappings));
+  spare_ = dir_.make_file("spare.img", 0);
+  BadDisk disk(dir_, "disk", image, {"bad=0+8:write"});
+  make_spare(disk.uri(), spare_, kMappings);
+  RemapServer volume(dir_, "volume", disk.uri(), spare_);
+  volume.start();
+  EXPECT_EQ(Client(volume.uri()).write(0, pattern(1, 4096)), 0);
+  EXPECT_EQ(volume.show()["blocks"]["remapped"], kMappings + 1);
+  {
+    const Client idle(volume.uri());
+    const Load load(volume.uri());
+    ASSERT_TRUE(eventually([&] { return load.done > 20; }));
+    volume.child().send(SIGTERM);
+    const auto began = std::chrono::steady_clock::now();
+    const Ended ended = volume.wait(15s);
+    EXPECT_LT(std::chrono::steady_clock::now() - began, promised());
+    EXPECT_EQ(ended.code, 0) << ended.err;
+    expect_ordered_stop(ended.err);
+  }
+  const MetadataSurvey after = survey(spare_);
+  EXPECT_TRUE(after.chosen().closed);
+  EXPECT_LE(after.chosen().log_length, 2U) << "no checkpoint was written";
+  EXPECT_EQ(after.chosen().state.entries.size(), kMappings + 1);
 }
 
 TEST_F(RemapStop, in_the_middle_of_an_error_storm) {
