@@ -14,22 +14,31 @@
 //         more try with writers kept out.
 // MAIN    Before anything is mapped or marked the breaker is asked; if MAIN as
 //         a whole does not answer, nothing is (C10).
+// Doubt   A block whose new mapping (or un-mapping) failed on its way to the
+//         log may be found either way after a restart: until then it is not
+//         written, so that no acknowledged write is on the side that loses.
+// Map     What an owner asks for (map_action.hpp), in healer_map.cpp.
 //
 // Threads  any, at once.
 // REQUIRES: the caller holds the regions of the range, for read at least
 // shared (it may take a slow disk minutes), for the others exclusively.
 
+#include <atomic>
 #include <chrono>
 #include <cstdint>
 #include <optional>
+#include <set>
 #include <vector>
 
 #include "plugins/base/aligned_buffer.hpp"
 #include "plugins/base/clock.hpp"
 #include "plugins/base/log.hpp"
+#include "plugins/base/mutex.hpp"
 #include "plugins/remap/remap_store.hpp"
 #include "plugins/volume/breaker.hpp"
 #include "plugins/volume/disk.hpp"
+#include "plugins/volume/map_action.hpp"
+#include "plugins/volume/map_events.hpp"
 #include "plugins/volume/request_split.hpp"
 #include "plugins/volume/stats.hpp"
 #include "plugins/volume/volume_options.hpp"
@@ -40,7 +49,7 @@ class Healer {
  public:
   Healer(Disk& main, Disk& spare, RemapStore& store, Breaker& breaker,
          const VolumeOptions& options, const Clock& clock, Stats& stats,
-         LogSink log);
+         MapEvents& events, LogSink log);
 
   // unreadable: sectors of MAIN, ascending, for mark_pending().
   Status read(VolumeOffset offset, Bytes buffer,
@@ -50,12 +59,34 @@ class Healer {
   // Any alignment. With Durability::fua all of it is durable on success.
   Status write(VolumeOffset offset, ConstBytes data, Durability durability);
 
+  // OK unless a block of the range is in doubt. Cheap while none is.
+  Status check_doubt(VolumeOffset offset, std::uint64_t length) const;
+
+  // Blocks as MAIN holds them, in one read; of the last only what is there.
+  // Needs no lock: it changes nothing.
+  Status probe(BlockNo first, std::uint64_t blocks);
+  // The sectors of the block that MAIN can read, each tried like a client's;
+  // those beyond the end count. Needs no lock.
+  Result<std::uint64_t> probe_sectors(BlockNo block);
+  // Each adds what it did to counts. readable: of each block, as found without
+  // the lock; what was unreadable then is tried only once more now.
+  Status remap(BlockNo first, std::uint64_t blocks, std::uint64_t readable,
+               MapCounts& counts);
+  Status unmap(BlockNo block, MapCounts& counts);
+  // clean_too: sectors of MAIN that were readable may be found not to be.
+  Status retest(BlockNo block, bool clean_too, std::uint64_t readable,
+                MapCounts& counts);
+  // The sectors without data that lie whole in [from, to), in one block.
+  Status clear(std::uint64_t from, std::uint64_t to, MapCounts& counts);
+
  private:
   // A block on its way to a slot; its content is whole where entry.valid says.
   struct Item {
     RemapEntry entry;                // the slot is found by place()
     std::optional<SlotNo> bad_slot;  // that the block leaves, to be retired
     AlignedBuffer content;
+    std::string_view why;  // for the history, with errnum
+    int errnum = 0;
   };
   // What a request has to do yet, and what it did.
   struct Batch {
@@ -63,6 +94,7 @@ class Healer {
     std::uint64_t placed = 0;  // blocks that got a slot
     bool on_main = false;      // written there, perhaps not yet durable
     bool on_spare = false;
+    bool verified = false;  // slots are read back before they are mapped
   };
   // The part of a write that falls into one block.
   struct Part {
@@ -75,7 +107,9 @@ class Healer {
     // The block as it will be. What was read before a write to MAIN failed is
     // kept: afterwards it may be unreadable there.
     AlignedBuffer content;
-    std::uint64_t known = 0;  // sectors of content
+    std::uint64_t known = 0;                          // sectors of content
+    std::string_view why = "a write to MAIN failed";  // if it goes to a slot
+    int errnum = 0;
   };
   // Reads a run, halving it where it fails, and notes what cannot be read.
   struct Search {
@@ -111,9 +145,21 @@ class Healer {
   Status compose(Part& part, std::uint64_t from, std::uint64_t to);
   Status read_sectors(Part& part, std::uint64_t wanted);
   Status place(Batch& batch);
-  Status fill_slots(std::vector<Item>& items, std::vector<SlotNo>& failed);
+  Status fill_slots(Batch& batch, std::vector<SlotNo>& failed);
+  Status fill_slot(SlotNo slot, ConstBytes content, bool verified);
+
+  // map
+  Status read_again(Part& part, std::uint64_t wanted, std::uint64_t likely);
+  Status same_on(Disk& disk, DeviceOffset at, ConstBytes expected);
+  // Whole sectors of the block that lie in the volume.
+  std::uint64_t in_volume(BlockNo block) const;
+  void tell(MapEvent::What what, const RemapEntry& entry, std::string_view why,
+            int errnum);
 
   RemapEntry entry_of(BlockNo block) const;
+  // A commit that changes where a block lives.
+  Status commit_place(const std::vector<RemapEntry>& entries,
+                      const std::vector<SlotNo>& retire);
   // OK while the breaker is closed.
   Status main_answers() const;
   // MAIN failed there. OK: it answers elsewhere, so that place is what is bad.
@@ -126,9 +172,14 @@ class Healer {
   const VolumeOptions options_;
   const Clock& clock_;
   Stats& stats_;
+  MapEvents& events_;
   LogSink log_;
   const Layout layout_;
   const std::uint64_t block_bytes_;
+
+  std::atomic<bool> doubts_{false};
+  mutable Mutex doubt_mu_;
+  std::set<BlockNo> doubtful_ GUARDED_BY(doubt_mu_);
 };
 
 }  // namespace nbd_remap

@@ -14,7 +14,7 @@ constexpr unsigned kProbes = 8;
 
 Healer::Healer(Disk& main, Disk& spare, RemapStore& store, Breaker& breaker,
                const VolumeOptions& options, const Clock& clock, Stats& stats,
-               LogSink log)
+               MapEvents& events, LogSink log)
     : main_(main),
       spare_(spare),
       store_(store),
@@ -22,6 +22,7 @@ Healer::Healer(Disk& main, Disk& spare, RemapStore& store, Breaker& breaker,
       options_(options),
       clock_(clock),
       stats_(stats),
+      events_(events),
       log_(std::move(log)),
       layout_(store.layout()),
       block_bytes_(layout_.block_bytes) {}
@@ -33,6 +34,37 @@ RemapEntry Healer::entry_of(BlockNo block) const {
   clean.block = block;
   clean.valid = store_.all_valid();
   return clean;
+}
+
+void Healer::tell(MapEvent::What what, const RemapEntry& entry,
+                  std::string_view why, int errnum) {
+  events_.record({what, entry.block, entry.slot_or_none, clock_.unix_seconds(),
+                  errnum, why});
+}
+
+Status Healer::commit_place(const std::vector<RemapEntry>& entries,
+                            const std::vector<SlotNo>& retire) {
+  // A log that failed before writes nothing more: no doubt about this block.
+  const bool unwritten = !store_.status().failed.empty();
+  Status status = store_.commit(entries, retire);
+  if (status || unwritten) return status;
+  MutexLock lock(doubt_mu_);
+  for (const RemapEntry& e : entries) doubtful_.insert(e.block);
+  doubts_ = true;
+  return status;
+}
+
+Status Healer::check_doubt(VolumeOffset offset, std::uint64_t length) const {
+  if (!doubts_) return {};
+  MutexLock lock(doubt_mu_);
+  const auto it = doubtful_.lower_bound(BlockNo{offset.value / block_bytes_});
+  if (it == doubtful_.end() ||
+      it->value * block_bytes_ >= offset.value + length)
+    return {};
+  return make_error(ErrorClass::transport, EIO,
+                    fmt::format("volume: whether block {} is remapped is in "
+                                "doubt until a restart: the log failed",
+                                it->value));
 }
 
 Status Healer::main_answers() const {
@@ -147,6 +179,7 @@ Status Healer::mark_pending(const std::vector<std::uint64_t>& sectors) {
   std::map<BlockNo, RemapEntry> blocks;
   const std::uint64_t per_block = block_bytes_ / kSectorBytes;
   AlignedBuffer one(kSectorBytes);
+  int errnum = 0;
   for (std::uint64_t sector : sectors) {
     const BlockNo block{sector / per_block};
     const std::uint64_t bit = std::uint64_t{1} << (sector % per_block);
@@ -161,6 +194,7 @@ Status Healer::mark_pending(const std::vector<std::uint64_t>& sectors) {
     if (read.error().error_class != ErrorClass::medium) return read;
     it = blocks.try_emplace(block, entry).first;
     it->second.valid &= ~bit;
+    errnum = read.error().errnum;
   }
   std::vector<RemapEntry> batch;
   for (auto it = blocks.begin(); it != blocks.end();) {
@@ -168,10 +202,12 @@ Status Healer::mark_pending(const std::vector<std::uint64_t>& sectors) {
     ++it;
     if (batch.size() < store_.max_entries() && it != blocks.end()) continue;
     if (Status status = store_.commit(batch); !status) return status;
-    for (const RemapEntry& e : batch)
+    for (const RemapEntry& e : batch) {
+      tell(MapEvent::What::pending, e, "a client's read failed", errnum);
       log_(LogLevel::warning,
            fmt::format("block {} has unreadable sectors and is pending",
                        e.block.value));
+    }
     batch.clear();
   }
   return {};

@@ -3,7 +3,6 @@
 
 #include <algorithm>
 #include <cerrno>
-#include <cstring>
 
 #include "plugins/volume/healer.hpp"
 
@@ -112,6 +111,7 @@ Status Healer::halve_write(std::uint64_t from, ConstBytes data, Batch& batch) {
     if (Status answers = main_failed(BlockNo{first}); !answers) return answers;
     Part part =
         make_part(entry_of(BlockNo{first}), from, from + data.size(), data);
+    part.errnum = status.error().errnum;
     return to_slot(part, false, batch);
   }
   const std::uint64_t middle = (first + last + 1) / 2 * block_bytes_ - from;
@@ -135,6 +135,8 @@ Status Healer::write_block(Part part, Batch& batch) {
     if (!bad) return status;
     if (Status answers = main_failed(part.entry.block); !answers)
       return answers;
+  } else {
+    part.why = "a write came while sectors could not be read";
   }
   return to_slot(part, false, batch);
 }
@@ -149,6 +151,8 @@ Status Healer::write_on_main(Part& part, bool& bad) {
   if (Status status = compose(part, from, to); !status) return status;
   if (written & ~part.known) {
     bad = true;
+    part.why = "sectors beside a write could not be read";
+    part.errnum = EIO;
     return {};
   }
   const Bytes bytes =
@@ -157,21 +161,18 @@ Status Healer::write_on_main(Part& part, bool& bad) {
   Status status = main_.write(DeviceOffset{from}, bytes,
                               cures ? Durability::fua : Durability::cached);
   if (status && !cures) return status;
-  if (status) {
-    AlignedBuffer back(bytes.size());
-    status = main_.read(DeviceOffset{from}, back.bytes());
-    if (status && std::memcmp(back.data(), bytes.data(), bytes.size()) != 0)
-      status = make_error(
-          EIO, fmt::format("main: {} bytes at {} read back different",
-                           bytes.size(), from));
-  }
+  if (status) status = same_on(main_, DeviceOffset{from}, bytes);
   if (!status) {
     bad = status.error().error_class == ErrorClass::medium;
+    part.errnum = status.error().errnum;
     return status;
   }
   RemapEntry entry = part.entry;
   entry.valid |= written;
-  return store_.commit({entry});
+  if (status = store_.commit({entry}); !status) return status;
+  if (entry.valid == store_.all_valid())
+    tell(MapEvent::What::readable, entry, "a write cured it", 0);
+  return {};
 }
 
 // bad: the slot cannot hold it.
@@ -184,6 +185,7 @@ Status Healer::write_in_slot(Part& part, bool& bad) {
   const std::uint64_t written = touched(part.start, block_bytes_, from, to);
   if (written & part.entry.valid & ~part.known) {
     bad = true;  // a sector beside the part can no longer be read
+    part.errnum = EIO;
     return {};
   }
   Status status =
@@ -192,6 +194,7 @@ Status Healer::write_in_slot(Part& part, bool& bad) {
                    Durability::cached);
   if (!status) {
     bad = status.error().error_class == ErrorClass::medium;
+    part.errnum = status.error().errnum;
     return status;
   }
   RemapEntry entry = part.entry;
@@ -264,6 +267,8 @@ Status Healer::to_slot(Part& part, bool slot_failed, Batch& batch) {
   item.entry.block = part.entry.block;
   item.entry.valid = part.known;
   item.content = std::move(part.content);
+  item.why = slot_failed ? "its slot failed" : part.why;
+  item.errnum = part.errnum;
   if (slot_failed) item.bad_slot = part.entry.slot();
   batch.items.push_back(std::move(item));
   // Each item may also retire a slot.
@@ -276,7 +281,7 @@ Status Healer::place(Batch& batch) {
   std::vector<Item>& items = batch.items;
   if (items.empty()) return {};
   std::vector<SlotNo> retire;
-  Status status = fill_slots(items, retire);
+  Status status = fill_slots(batch, retire);
   if (status) status = spare_.flush();
   if (!status) {
     for (const Item& item : items)
@@ -294,29 +299,35 @@ Status Healer::place(Batch& batch) {
     entries.push_back(item.entry);
     if (item.bad_slot) retire.push_back(*item.bad_slot);
   }
-  status = store_.commit(entries, retire);
+  status = commit_place(entries, retire);
   if (!status) return status;
   batch.placed += items.size();
   stats_.healed_blocks += items.size();
   stats_.slots_retired += retire.size();
-  for (const RemapEntry& e : entries)
-    log_(LogLevel::info, fmt::format("block {} is remapped to slot {}",
-                                     e.block.value, e.slot_or_none));
+  for (const Item& item : items) {
+    RemapEntry left = item.entry;
+    if (item.bad_slot) {
+      left.slot_or_none = item.bad_slot->value;
+      tell(MapEvent::What::slot_retired, left, item.why, item.errnum);
+    }
+    tell(MapEvent::What::remapped, item.entry, item.why, item.errnum);
+    log_(LogLevel::info,
+         fmt::format("block {} is remapped to slot {}", item.entry.block.value,
+                     item.entry.slot_or_none));
+  }
   items.clear();
   return {};
 }
 
 // A slot for each item, with its content. A slot that refuses it is failed.
-Status Healer::fill_slots(std::vector<Item>& items,
-                          std::vector<SlotNo>& failed) {
-  for (Item& item : items) {
+Status Healer::fill_slots(Batch& batch, std::vector<SlotNo>& failed) {
+  for (Item& item : batch.items) {
     while (!item.entry.remapped()) {
       const auto slot = store_.take_slot();
       if (!slot)
         return make_error(ErrorClass::full, EIO,
                           "spare: full, no slot is free");
-      Status status = spare_.write(layout_.slot(*slot), item.content.bytes(),
-                                   Durability::cached);
+      Status status = fill_slot(*slot, item.content.bytes(), batch.verified);
       if (status) {
         item.entry.slot_or_none = slot->value;
         break;
@@ -326,12 +337,23 @@ Status Healer::fill_slots(std::vector<Item>& items,
         return status;
       }
       failed.push_back(*slot);
+      RemapEntry not_there = item.entry;
+      not_there.slot_or_none = slot->value;
+      tell(MapEvent::What::slot_retired, not_there, "a write to it failed",
+           status.error().errnum);
       log_(LogLevel::warning, fmt::format("slot {} fails and is retired: {}",
                                           slot->value, status.error().text()));
       if (failed.size() >= kMaxBadSlots) return status;
     }
   }
   return {};
+}
+
+Status Healer::fill_slot(SlotNo slot, ConstBytes content, bool verified) {
+  const DeviceOffset at = layout_.slot(slot);
+  Status status = spare_.write(at, content,
+                               verified ? Durability::fua : Durability::cached);
+  return status && verified ? same_on(spare_, at, content) : status;
 }
 
 }  // namespace nbd_remap

@@ -27,7 +27,7 @@ Volume::Volume(std::unique_ptr<Disk> main, std::unique_ptr<Disk> spare,
       breaker_(options.breaker) {
   if (store_)
     healer_ = std::make_unique<Healer>(*main_, *spare_, *store_, breaker_,
-                                       options_, clock, stats_, log_);
+                                       options_, clock, stats_, events_, log_);
 }
 
 Volume::~Volume() = default;
@@ -131,6 +131,8 @@ Status Volume::write(VolumeOffset offset, ConstBytes data,
 
 Status Volume::fast_write(VolumeOffset offset, ConstBytes data,
                           Durability durability, bool& heal) {
+  if (Status sure = healer_->check_doubt(offset, data.size()); !sure)
+    return sure;
   if (all_clean(offset, data.size())) {
     if (Status answers = main_answers(); !answers) return answers;
     Status status = main_->write(DeviceOffset{offset.value}, data, durability);
@@ -160,8 +162,10 @@ Status Volume::fast_write(VolumeOffset offset, ConstBytes data,
 
 Status Volume::heal_write(VolumeOffset offset, ConstBytes data,
                           Durability durability) {
-  return locked(Mode::exclusive, offset, data.size(),
-                [&] { return healer_->write(offset, data, durability); });
+  return locked(Mode::exclusive, offset, data.size(), [&] {
+    Status sure = healer_->check_doubt(offset, data.size());
+    return sure ? healer_->write(offset, data, durability) : sure;
+  });
 }
 
 Status Volume::flush() {

@@ -37,6 +37,8 @@
 #include "plugins/remap/remap_store.hpp"
 #include "plugins/volume/breaker.hpp"
 #include "plugins/volume/disk.hpp"
+#include "plugins/volume/map_action.hpp"
+#include "plugins/volume/map_events.hpp"
 #include "plugins/volume/region_locks.hpp"
 #include "plugins/volume/stats.hpp"
 #include "plugins/volume/volume_options.hpp"
@@ -94,6 +96,15 @@ class Volume {
   const Stats& stats() const { return stats_; }
   // Entries from this block on, in order, at most limit.
   std::vector<RemapEntry> entries(BlockNo from, std::size_t limit) const;
+  MapEvents::History history(BlockNo block) const { return events_.of(block); }
+
+  // Some of an action over the range, in order: at least a few blocks, then as
+  // many as the slice allows. A range holds whole blocks, for clear whole
+  // sectors; unmap, retest and clear skip what the map does not know.
+  // Excludes clients block by block, at most 16 at a time, for as long as the
+  // disks take; waits like a request, and ends early when the gate is closed.
+  MapStep map_step(MapAction action, VolumeOffset offset, std::uint64_t length,
+                   std::chrono::milliseconds slice);
 
   // The ordered stop: no new requests, wait for those in flight, and then,
   // if all have ended, checkpoint and mark clean.
@@ -122,6 +133,10 @@ class Volume {
   Status zero_chunk(VolumeOffset offset, std::uint64_t length, ZeroMode mode,
                     Durability durability);
   Status flush_disks();
+  Status map_group(MapAction action, std::uint64_t end, std::uint64_t& group,
+                   MapStep& step);
+  Status map_block(MapAction action, BlockNo block, std::uint64_t from,
+                   std::uint64_t to, MapCounts& counts);
 
   const std::unique_ptr<Disk> main_;
   const std::unique_ptr<Disk> spare_;
@@ -131,6 +146,7 @@ class Volume {
   const VolumeOptions options_;
   LogSink log_;
   Stats stats_;
+  MapEvents events_;
   Gate gate_;
   RegionLocks regions_;
   Breaker breaker_;

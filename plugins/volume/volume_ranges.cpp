@@ -4,6 +4,7 @@
 #include <cerrno>
 
 #include "plugins/base/aligned_buffer.hpp"
+#include "plugins/volume/healer.hpp"
 #include "plugins/volume/request_split.hpp"
 #include "plugins/volume/volume.hpp"
 #include "plugins/volume/volume_request.hpp"
@@ -61,6 +62,7 @@ Status Volume::zero_chunk(VolumeOffset offset, std::uint64_t length,
                           ZeroMode mode, Durability durability) {
   bool heal = false;
   Status status = locked(Mode::shared, offset, length, [&]() -> Status {
+    if (Status sure = healer_->check_doubt(offset, length); !sure) return sure;
     const auto pieces =
         split_request(offset, length, store_->table(), store_->layout());
     // Looked at first: beside such a piece others are no whole logical blocks.

@@ -14,3 +14,6 @@ add_unit_test(volume_random_test SOURCES volume_random_test.cpp
   DEPS volume_fixture)
 add_unit_test(volume_crash_test SOURCES volume_crash_test.cpp
   DEPS volume_fixture)
+add_unit_test(volume_map_test
+  SOURCES volume_map_crash_test.cpp volume_map_test.cpp
+  DEPS volume_fixture)
