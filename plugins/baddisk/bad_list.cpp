@@ -107,6 +107,26 @@ Result<std::vector<BadRange>> parse_bad_list(std::string_view text) {
   }
 }
 
+Status check_ranges(std::span<const BadRange> ranges,
+                    std::uint64_t size_sectors, std::size_t remembered) {
+  for (const BadRange& range : ranges) {
+    const auto end = checked_add(range.start, range.count);
+    if (range.count == 0 || !end || *end > size_sectors)
+      return make_error(
+          ErrorClass::caller, EINVAL,
+          fmt::format("sectors {}+{}: the disk has {} sectors of 512 bytes, "
+                      "the last is {}",
+                      range.start, range.count, size_sectors,
+                      size_sectors - 1));
+  }
+  // Each range adds at most itself and a cut at either end.
+  if (remembered + 3 * ranges.size() > kMaxSeparateRanges)
+    return make_error(
+        ErrorClass::full, ENOMEM,
+        fmt::format("more than {} separate ranges", kMaxSeparateRanges));
+  return {};
+}
+
 std::uint64_t percent_of(double percent, std::uint64_t size_sectors) {
   const double share =
       std::ceil(percent / 100.0 * static_cast<double>(size_sectors));

@@ -7,8 +7,10 @@
 // Errors  class caller. The place is one line: the word, what was expected and
 //         an example.
 
+#include <cstddef>
 #include <cstdint>
 #include <optional>
+#include <span>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -49,6 +51,12 @@ struct BadRange {
 // "7,100-199,300+8:write": a sector, START-END with the END included, or
 // START+COUNT, each perhaps with :read, :write or :both.
 Result<std::vector<BadRange>> parse_bad_list(std::string_view text);
+
+// That the ranges lie within the disk, and that there is room to remember them
+// beside so many already.
+inline constexpr std::size_t kMaxSeparateRanges = 4'000'000;
+Status check_ranges(std::span<const BadRange> ranges,
+                    std::uint64_t size_sectors, std::size_t remembered);
 
 // More cannot be chosen at once, save all sectors of the disk.
 inline constexpr std::uint64_t kMaxChosen = 1'000'000;

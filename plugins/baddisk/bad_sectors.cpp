@@ -1,38 +1,17 @@
 // SPDX-License-Identifier: BSD-3-Clause
 #include "plugins/baddisk/bad_sectors.hpp"
 
-#include <fmt/format.h>
-
 #include <algorithm>
-#include <cerrno>
 #include <iterator>
 
 #include "plugins/base/units.hpp"
 
 namespace nbd_remap {
 
-nbd_remap::Status BadSectors::check(std::span<const BadRange> ranges) const {
-  for (const BadRange& range : ranges) {
-    const auto end = checked_add(range.start, range.count);
-    if (range.count == 0 || !end || *end > size_)
-      return make_error(
-          ErrorClass::caller, EINVAL,
-          fmt::format("sectors {}+{}: the disk has {} sectors of 512 bytes, "
-                      "the last is {}",
-                      range.start, range.count, size_, size_ - 1));
-  }
-  // Each range adds at most itself and a cut at either end.
-  if (runs_.size() + 3 * ranges.size() > kMaxRuns)
-    return make_error(
-        ErrorClass::full, ENOMEM,
-        fmt::format("more than {} separate bad places", kMaxRuns));
-  return {};
-}
-
 nbd_remap::Status BadSectors::add(std::span<const BadRange> ranges,
                                   BadMode mode, std::uint32_t transient) {
   MutexLock lock(mu_);
-  if (auto ok = check(ranges); !ok) return ok;
+  if (auto ok = check_ranges(ranges, size_, runs_.size()); !ok) return ok;
   for (const BadRange& range : ranges)
     update(range.start, range.start + range.count, [&](State state) {
       return State{state.mode | range.mode.value_or(mode), transient};
@@ -42,7 +21,7 @@ nbd_remap::Status BadSectors::add(std::span<const BadRange> ranges,
 
 nbd_remap::Status BadSectors::heal(std::span<const BadRange> ranges) {
   MutexLock lock(mu_);
-  if (auto ok = check(ranges); !ok) return ok;
+  if (auto ok = check_ranges(ranges, size_, runs_.size()); !ok) return ok;
   for (const BadRange& range : ranges)
     update(range.start, range.start + range.count, [&](State state) {
       state.mode = without(state.mode, range.mode.value_or(BadMode::both));

@@ -26,9 +26,6 @@ enum class DiskOp { read, write };
 
 class BadSectors {
  public:
-  // What a control request can make us remember, about 100 bytes each.
-  static constexpr std::size_t kMaxRuns = 4'000'000;
-
   struct Run {
     std::uint64_t start = 0;
     std::uint64_t count = 0;
@@ -90,7 +87,6 @@ class BadSectors {
 
   static std::array<Piece, 3> pieces_of(DiskOp op, std::uint64_t offset,
                                         std::uint64_t length);
-  nbd_remap::Status check(std::span<const BadRange> ranges) const REQUIRES(mu_);
   bool any_bad(const Piece& piece) const REQUIRES(mu_);
   template <class Change>
   void update(std::uint64_t start, std::uint64_t end, Change change)

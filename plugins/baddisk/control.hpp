@@ -5,6 +5,7 @@
 //
 // Threads  any, at once.
 
+#include <cerrno>
 #include <cstdint>
 
 #include "plugins/baddisk/bad_disk.hpp"
@@ -16,6 +17,7 @@ struct BadDiskDefaults {
   BadMode mode = BadMode::both;
   std::uint64_t seed = 1;
   bool heal_on_write = false;
+  int die_errnum = EIO;
 };
 
 // What a request lets us answer with, of the runs of bad sectors.

@@ -8,6 +8,11 @@
 #include <charconv>
 #include <utility>
 
+#include "plugins/baddisk/bit_rot.hpp"
+#include "plugins/baddisk/slow_sectors.hpp"
+#include "plugins/base/tool_text.hpp"
+#include "plugins/base/units.hpp"
+
 namespace nbd_remap {
 namespace {
 
@@ -30,6 +35,18 @@ Error wrong(const std::string& key, const std::string& value,
 }
 
 }  // namespace
+
+std::optional<int> parse_errno_name(std::string_view name) {
+  for (const auto& [known, errnum] : kErrnos)
+    if (name == known) return errnum;
+  return {};
+}
+
+std::string_view errno_name(int errnum) {
+  for (const auto& [name, known] : kErrnos)
+    if (errnum == known) return name;
+  return "EIO";
+}
 
 std::optional<double> parse_percent(std::string_view text) {
   double value = 0;
@@ -93,13 +110,40 @@ Status BadDiskParameterReader::set_value(const std::string& key,
     if (!seed)
       return wrong(key, value, "a number from 0 to 18446744073709551615", "42");
     parameters_.seed = *seed;
-  } else if (key == "errno") {
-    for (const auto& [name, errnum] : kErrnos)
-      if (value == name) {
-        parameters_.errnum = errnum;
-        return {};
-      }
-    return wrong(key, value, "EIO, ENOMEM, ENOSPC, EPERM or ESHUTDOWN", "EIO");
+  } else if (key == "errno" || key == "die-errno") {
+    const auto errnum = parse_errno_name(value);
+    if (!errnum) return wrong(key, value, kErrnoNames, "EIO");
+    (key == "errno" ? parameters_.errnum : parameters_.die_errnum) = *errnum;
+  } else if (key == "slow" || key == "rot") {
+    auto ranges = parse_bad_list(value);
+    if (!ranges)
+      return refuse(fmt::format("{}={}: {}", key, value, ranges.error().place));
+    (key == "slow" ? parameters_.slow : parameters_.rot) = std::move(*ranges);
+  } else if (key == "slow-ms") {
+    parameters_.slow_ms = parse_whole(value);
+    if (!parameters_.slow_ms ||
+        *parameters_.slow_ms - 1 >= SlowSectors::kMaxDelayMs)
+      return wrong(
+          key, value,
+          fmt::format("milliseconds from 1 to {}", SlowSectors::kMaxDelayMs),
+          "500");
+  } else if (key == "rot-bits") {
+    const auto bits = parse_whole(value);
+    if (!bits || *bits - 1 >= kMaxRotBits)
+      return wrong(
+          key, value,
+          fmt::format("bits of each sector, from 1 to {}", kMaxRotBits), "1");
+    parameters_.rot_bits = *bits;
+  } else if (key == "die-after") {
+    parameters_.die_after = parse_whole(value);
+    if (!parameters_.die_after)
+      return wrong(key, value, "how many requests still work", "1000");
+  } else if (key == "write-cache") {
+    const auto bytes = parse_bytes(value);
+    if (!bytes || *bytes < kMinBlockBytes || *bytes > kMaxWriteCacheBytes)
+      return wrong(key, value, "bytes from 4096 to 1G, as N, NK, NM or 1G",
+                   "16M");
+    parameters_.write_cache_bytes = *bytes;
   } else if (key == "control") {
     if (value.empty() || value.size() >= sizeof(sockaddr_un::sun_path))
       return wrong(key, value,
@@ -110,7 +154,8 @@ Status BadDiskParameterReader::set_value(const std::string& key,
   } else {
     return refuse(fmt::format(
         "{}={}: unknown parameter; expected file, bad, bad-count, bad-percent, "
-        "mode, transient, heal-on-write, seed, errno or control, for example "
+        "mode, transient, heal-on-write, seed, errno, slow, slow-ms, rot, "
+        "rot-bits, die-after, die-errno, write-cache or control, for example "
         "bad=100-199",
         key, value));
   }
@@ -126,6 +171,10 @@ Result<BadDiskParameters> BadDiskParameterReader::complete() const {
     return refuse(
         "bad-count= and bad-percent=: expected one of the two, for example "
         "bad-count=100");
+  if (parameters_.slow.empty() == parameters_.slow_ms.has_value())
+    return refuse(
+        "slow= and slow-ms=: expected both or neither, for example "
+        "slow=100-199 slow-ms=500");
   return parameters_;
 }
 

@@ -28,8 +28,17 @@ struct BadDiskParameters {
   bool heal_on_write = false;
   std::uint64_t seed = 1;
   int errnum = EIO;
-  std::string control;  // empty: no control socket
+  std::vector<BadRange> slow;
+  std::optional<std::uint64_t> slow_ms;
+  std::vector<BadRange> rot;
+  std::uint64_t rot_bits = 1;
+  std::optional<std::uint64_t> die_after;  // requests
+  int die_errnum = EIO;
+  std::uint64_t write_cache_bytes = 0;  // 0: none
+  std::string control;                  // empty: no control socket
 };
+
+inline constexpr std::uint64_t kMaxWriteCacheBytes = std::uint64_t{1} << 30;
 
 class BadDiskParameterReader {
  public:
@@ -46,5 +55,11 @@ class BadDiskParameterReader {
 
 // Of a control request too. Empty unless 0 < percent <= 100.
 std::optional<double> parse_percent(std::string_view text);
+
+// The errors that nbdkit passes on to the client as they are.
+inline constexpr std::string_view kErrnoNames =
+    "EIO, ENOMEM, ENOSPC, EPERM or ESHUTDOWN";
+std::optional<int> parse_errno_name(std::string_view name);
+std::string_view errno_name(int errnum);
 
 }  // namespace nbd_remap

@@ -12,6 +12,7 @@
 #include <fmt/format.h>
 #include <nbdkit-plugin.h>
 
+#include <chrono>
 #include <cstdio>
 #include <cstdlib>
 #include <exception>
@@ -62,7 +63,7 @@ int refuse_control(const Error& error) {
 int finish(const Status& status) {
   if (status) return 0;
   const Error& error = status.error();
-  if (error.place.rfind("bad sector:", 0) == 0) {
+  if (is_fault(error)) {
     nbdkit_debug("%s", error.text().c_str());
     nbdkit_set_error(nbd_errno(error));
     return -1;
@@ -145,6 +146,13 @@ int baddisk_thread_model() {
                : NBDKIT_THREAD_MODEL_SERIALIZE_REQUESTS;
 }
 
+// Ends early when the server is told to stop or the client has left.
+bool sleep_in_nbdkit(std::chrono::milliseconds time) {
+  const auto ms = time.count();
+  return nbdkit_nanosleep(static_cast<unsigned>(ms / 1000),
+                          static_cast<unsigned>(ms % 1000) * 1'000'000) == 0;
+}
+
 int open_disk() {
   const BadDiskParameters& p = state->parameters;
   // Now, as a failure of after_fork is not seen by who started a daemon.
@@ -164,8 +172,12 @@ int open_disk() {
     nbdkit_error("baddisk: file=%s", backend.error().text().c_str());
     return -1;
   }
-  auto disk =
-      std::make_unique<BadDisk>(std::move(*backend), p.heal_on_write, p.errnum);
+  BadDiskOptions disk_options;
+  disk_options.heal_on_write = p.heal_on_write;
+  disk_options.errnum = p.errnum;
+  disk_options.write_cache_bytes = p.write_cache_bytes;
+  disk_options.sleep = sleep_in_nbdkit;
+  auto disk = std::make_unique<BadDisk>(std::move(*backend), disk_options);
   const std::uint64_t size = disk->bad().size_sectors();
   if (auto ok = disk->bad().add(p.bad, p.mode, p.transient); !ok)
     return refuse(
@@ -181,6 +193,14 @@ int open_disk() {
       return refuse(make_error(ErrorClass::caller, EINVAL,
                                fmt::format("{}: {}", word, ok.error().place)));
   }
+  if (auto ok = disk->slow().set(p.slow, BadMode::both, p.slow_ms.value_or(0));
+      !ok)
+    return refuse(
+        make_error(ErrorClass::caller, EINVAL, "slow=: " + ok.error().place));
+  if (auto ok = disk->rot().set(p.rot, p.seed, p.rot_bits); !ok)
+    return refuse(
+        make_error(ErrorClass::caller, EINVAL, "rot=: " + ok.error().place));
+  if (p.die_after) disk->dead().die(*p.die_after, p.die_errnum);
   nbdkit_debug(
       "baddisk %s: %s, %llu sectors of 512 bytes, %llu bad, seed %llu",
       std::string(build_id()).c_str(), p.file.c_str(),
@@ -201,8 +221,8 @@ int baddisk_after_fork() {
     options.max_body_bytes = kMaxControlBody;
     auto server = HttpServer::start(
         p.control,
-        [defaults = BadDiskDefaults{p.mode, p.seed, p.heal_on_write}](
-            const HttpRequest& request) {
+        [defaults = BadDiskDefaults{p.mode, p.seed, p.heal_on_write,
+                                    p.die_errnum}](const HttpRequest& request) {
           return answer_control(*state->disk, defaults, request);
         },
         log_to_nbdkit, options);
@@ -215,6 +235,10 @@ int baddisk_after_fork() {
 void baddisk_cleanup() {
   static_cast<void>(guarded([] {
     state->control.reset();
+    // An orderly end, as when a drive is told to spin down.
+    if (state->disk && state->disk->cache() != nullptr)
+      if (auto ok = state->disk->cache()->shut_down(); !ok)
+        return fail(ok.error());
     return 0;
   }));
 }
@@ -315,6 +339,12 @@ extern "C" __attribute__((visibility("default"))) nbdkit_plugin* plugin_init() {
       "no)\n"
       "seed=<N>                for bad-count and bad-percent (default: 1)\n"
       "errno=<NAME>            what the client is told (default: EIO)\n"
+      "slow=<LIST> slow-ms=<N> sectors that take so many milliseconds\n"
+      "rot=<LIST> rot-bits=<N> sectors read with N bits turned (default: 1)\n"
+      "die-after=<N>           after N requests all fail\n"
+      "die-errno=<NAME>        what they are told then (default: EIO)\n"
+      "write-cache=<SIZE>      hold unflushed writes, for power cuts (default: "
+      "none)\n"
       "control=<SOCKET>        HTTP on this Unix socket, to change all that";
   plugin.magic_config_key = "file";
   plugin.errno_is_preserved = 0;

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: BSD-3-Clause
 #include <utility>
 
+#include "plugins/baddisk/write_cache.hpp"
 #include "tests/contract/factories.hpp"
 #include "tests/fakes/crash_backend.hpp"
 #include "tests/fakes/faulty_backend.hpp"
@@ -54,6 +55,13 @@ std::vector<BackendFactory> fake_factories() {
          return std::make_unique<Owned<CrashBackend>>(size);
        },
        100'000},
+      // So small that it is full again and again.
+      {"WriteCache",
+       [](std::uint64_t size, std::string&) {
+         return std::make_unique<Owned<WriteCache>>(
+             std::make_unique<MemoryBackend>(size), std::uint64_t{256} << 10);
+       },
+       50'000},
   };
 }
 

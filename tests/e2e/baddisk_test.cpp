@@ -12,7 +12,8 @@ TEST_F(Baddisk, exactly_the_sectors_that_were_named_fail) {
   EXPECT_EQ(unreadable(nbd), (Sectors{0, 7, 100, 101, 102, 103, 2047}));
   EXPECT_EQ(unwritable(nbd), (Sectors{0, 100, 101, 102, 103, 500, 501, 2047}));
   const json s = state();
-  EXPECT_EQ(s["fired"], json({{"read", 7}, {"write", 8}}));
+  EXPECT_EQ(s["fired"]["read"], 7);
+  EXPECT_EQ(s["fired"]["write"], 8);
   EXPECT_EQ(s["requests"]["read"], kSectors);
   EXPECT_EQ(s["requests"]["write"], kSectors);
   EXPECT_EQ(s["bad_sectors"], 9);
@@ -104,7 +105,8 @@ TEST_F(Baddisk, a_transient_sector_fails_so_often_and_then_works) {
   EXPECT_EQ(nbd.read_sector(20), EIO);
   EXPECT_EQ(nbd.write_sector(20), EIO);
   const json s = state();
-  EXPECT_EQ(s["fired"], json({{"read", 4}, {"write", 1}}));
+  EXPECT_EQ(s["fired"]["read"], 4);
+  EXPECT_EQ(s["fired"]["write"], 1);
   EXPECT_EQ(s["bad"], json::parse(R"([{"start":20,"count":1,"mode":"both",
                                        "transient":1}])"));
 }
@@ -121,7 +123,8 @@ TEST_F(Baddisk, a_written_sector_can_be_read_again_if_that_was_asked_for) {
     EXPECT_EQ(nbd.read_sector(10), EIO);
     EXPECT_EQ(nbd.read_sector(13), EIO);
     EXPECT_EQ(told(), (Sectors{10, 13}));
-    EXPECT_EQ(state()["fired"], json({{"read", 3}, {"write", 1}}));
+    EXPECT_EQ(state()["fired"]["read"], 3);
+    EXPECT_EQ(state()["fired"]["write"], 1);
   }
   auto nbd = start({"bad=10-13", "mode=read"});
   EXPECT_EQ(nbd.write_sector(11), 0);
@@ -236,6 +239,11 @@ TEST_F(Baddisk, what_cannot_be_is_refused_in_one_line_and_nothing_is_touched) {
            Case{{free, "heal-on-write=maybe"}, "heal-on-write=maybe"},
            Case{{free, "seed=x"}, "seed=x"},
            Case{{free, "errno=EAGAIN"}, "errno=EAGAIN"},
+           Case{{free, "slow=2048", "slow-ms=5"}, "slow=: sectors 2048+1"},
+           Case{{free, "slow=1"}, "slow-ms="},
+           Case{{free, "rot=2048"}, "rot=: sectors 2048+1"},
+           Case{{free, "write-cache=1"}, "write-cache=1"},
+           Case{{free, "die-after=x"}, "die-after=x"},
            Case{{free, "size=1M"}, "size=1M"},
            Case{{free, "control=" + precious}, "control=: socket " + precious},
            Case{{free, "control=" + control_}, "a running server answers"},
@@ -282,7 +290,8 @@ TEST_F(Baddisk, the_build_and_every_parameter_are_shown) {
   const std::string page = slurp(BADDISK_POD);
   for (const std::string word :
        {"file", "bad", "bad-count", "bad-percent", "mode", "transient",
-        "heal-on-write", "seed", "errno", "control"}) {
+        "heal-on-write", "seed", "errno", "slow", "slow-ms", "rot", "rot-bits",
+        "die-after", "die-errno", "write-cache", "control"}) {
     EXPECT_NE(help.find(word + "="), std::string::npos) << word;
     EXPECT_NE(page.find("B<" + word + "="), std::string::npos) << word;
   }

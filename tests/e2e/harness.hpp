@@ -140,6 +140,8 @@ class BadDisk : public Server {
   json add_bad(const json& what) const;  // {"ranges": "8-15", "mode": "write"}
   json heal(const json& what) const;     // {"all": true}
   std::uint64_t fired(const std::string& kind) const;
+  // An action of its control socket: post("cut", {{"kind", "torn"}}).
+  json post(const std::string& action, const json& what = json::object()) const;
 
  private:
   json ask(const std::string& method, const std::string& path,

@@ -78,6 +78,9 @@ json BadDisk::add_bad(const json& what) const {
 json BadDisk::heal(const json& what) const {
   return ask("POST", "/v1/baddisk/heal", what.dump());
 }
+json BadDisk::post(const std::string& action, const json& what) const {
+  return ask("POST", "/v1/baddisk/" + action, what.dump());
+}
 std::uint64_t BadDisk::fired(const std::string& kind) const {
   return state()["fired"][kind];
 }

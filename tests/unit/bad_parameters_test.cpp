@@ -31,6 +31,13 @@ TEST(BadParameters, the_defaults_are_those_of_the_man_page) {
   EXPECT_FALSE(p->heal_on_write);
   EXPECT_EQ(p->seed, 1U);
   EXPECT_EQ(p->errnum, EIO);
+  EXPECT_TRUE(p->slow.empty());
+  EXPECT_FALSE(p->slow_ms);
+  EXPECT_TRUE(p->rot.empty());
+  EXPECT_EQ(p->rot_bits, 1U);
+  EXPECT_FALSE(p->die_after);
+  EXPECT_EQ(p->die_errnum, EIO);
+  EXPECT_EQ(p->write_cache_bytes, 0U);
   EXPECT_EQ(p->control, "");
 }
 
@@ -42,6 +49,13 @@ TEST(BadParameters, every_word_arrives) {
                        {"heal-on-write", "yes"},
                        {"seed", "18446744073709551615"},
                        {"errno", "ENOSPC"},
+                       {"slow", "5-6:read"},
+                       {"slow-ms", "600000"},
+                       {"rot", "1,2"},
+                       {"rot-bits", "64"},
+                       {"die-after", "0"},
+                       {"die-errno", "EPERM"},
+                       {"write-cache", "1G"},
                        {"control", "/s"},
                        {"file", "/d"}});
   ASSERT_TRUE(p) << p.error().place;
@@ -52,6 +66,13 @@ TEST(BadParameters, every_word_arrives) {
   EXPECT_TRUE(p->heal_on_write);
   EXPECT_EQ(p->seed, UINT64_MAX);
   EXPECT_EQ(p->errnum, ENOSPC);
+  EXPECT_EQ(p->slow.size(), 1U);
+  EXPECT_EQ(p->slow_ms, 600'000U);
+  EXPECT_EQ(p->rot.size(), 2U);
+  EXPECT_EQ(p->rot_bits, 64U);
+  EXPECT_EQ(p->die_after, 0U);
+  EXPECT_EQ(p->die_errnum, EPERM);
+  EXPECT_EQ(p->write_cache_bytes, 1U << 30);
   EXPECT_EQ(p->control, "/s");
   EXPECT_EQ(read({{"file", "/d"}, {"bad-count", "12"}})->bad_count, 12U);
 }
@@ -81,6 +102,18 @@ TEST(BadParameters, a_wrong_word_is_named_in_one_line_with_an_example) {
            Case{{{"seed", "random"}}, "seed=random: "},
            Case{{{"errno", "5"}}, "errno=5: "},
            Case{{{"errno", "EAGAIN"}}, "errno=EAGAIN: "},
+           Case{{{"slow", "x"}}, "slow=x: "},
+           Case{{{"slow-ms", "0"}}, "slow-ms=0: "},
+           Case{{{"slow-ms", "600001"}}, "slow-ms=600001: "},
+           Case{{{"file", "/d"}, {"slow", "1"}}, "slow= and slow-ms=: "},
+           Case{{{"file", "/d"}, {"slow-ms", "1"}}, "slow= and slow-ms=: "},
+           Case{{{"rot", "5-3"}}, "rot=5-3: "},
+           Case{{{"rot-bits", "0"}}, "rot-bits=0: "},
+           Case{{{"rot-bits", "65"}}, "rot-bits=65: "},
+           Case{{{"die-after", "-1"}}, "die-after=-1: "},
+           Case{{{"die-errno", "EAGAIN"}}, "die-errno=EAGAIN: "},
+           Case{{{"write-cache", "0"}}, "write-cache=0: "},
+           Case{{{"write-cache", "2G"}}, "write-cache=2G: "},
            Case{{{"control", ""}}, "control=: "},
            Case{{{"control", long_path}}, "control=" + long_path + ": "},
            Case{{{"size", "1M"}}, "size=1M: unknown"},
