@@ -52,6 +52,10 @@ class CopyReader {
     return false;
   }
 
+  void suspect(const std::string& words) {
+    out_.suspects.push_back(fmt::format("{}: {}", copy_name(copy_), words));
+  }
+
   void saw(std::uint64_t sequence) {
     out_.max_sequence_seen = std::max(out_.max_sequence_seen, sequence);
   }
@@ -65,7 +69,14 @@ class CopyReader {
       if (!got) return std::move(got).error();
       if (!*got) continue;
       auto header = unpack_checkpoint_header(block.bytes());
-      if (!header || header->uuid != sb_.uuid) continue;
+      if (header && header->uuid != sb_.uuid)
+        header = make_error(EUCLEAN, "of another SPARE");
+      if (!header) {
+        suspect(fmt::format("checkpoint header at byte {}: {}",
+                            layout_.checkpoint(copy_, area).value,
+                            header.error().place));
+        continue;
+      }
       saw(header->sequence);
       headers[area] = *header;
     }
@@ -84,8 +95,10 @@ class CopyReader {
         return {};
       }
       if (out_.map_sound)
-        damage(fmt::format("the checkpoint of sequence {} has a wrong body",
-                           headers[area]->sequence));
+        damage(fmt::format(
+            "the checkpoint of sequence {} at byte {}: its "
+            "entries do not fit their checksum",
+            headers[area]->sequence, layout_.checkpoint(copy_, area).value));
     }
     if (out_.map_sound) damage("no checkpoint");
     no_checkpoint_ = true;
@@ -136,14 +149,19 @@ class CopyReader {
           if (!one) {
             // Past the end of the log it may be harmless; say so all the same.
             if (!unreadable_tail)
-              damage(fmt::format("log record {} cannot be read", base + i));
+              damage(fmt::format("log record {} at byte {} cannot be read",
+                                 base + i,
+                                 layout_.record(copy_, base + i).value));
             unreadable_tail = true;
             ended = true;
             continue;
           }
         }
         auto record = unpack_record(block);
-        if (!record || record->uuid != sb_.uuid) {
+        if (record && record->uuid != sb_.uuid)
+          record = make_error(EUCLEAN, "of another SPARE");
+        if (!record) {
+          if (!ended) log_ends(base + i, record.error().place);
           ended = true;
           continue;
         }
@@ -156,12 +174,16 @@ class CopyReader {
           for (const Entry& e : record->entries) log_entries_.push_back(e);
           continue;
         }
+        if (!ended)
+          log_ends(base + i, fmt::format("sequence {}", record->sequence));
         ended = true;
         if (record->sequence >= expected && !hole_noted_ && !no_checkpoint_) {
           hole_noted_ = true;
           damage(fmt::format(
-              "the log has a hole: sequence {} is missing, {} is there",
-              expected, record->sequence));
+              "the log has a hole: sequence {} is missing, but record {} at "
+              "byte {} has {}",
+              expected, base + i, layout_.record(copy_, base + i).value,
+              record->sequence));
         }
       }
     }
@@ -170,6 +192,12 @@ class CopyReader {
       damage(fmt::format("sequence {} was written but its records are gone",
                          out_.max_sequence_seen));
     return {};
+  }
+
+  // Where a log ends is no damage by itself: mostly something older is there.
+  void log_ends(std::uint64_t position, const std::string& why) {
+    suspect(fmt::format("the log ends before record {} at byte {}: {}",
+                        position, layout_.record(copy_, position).value, why));
   }
 
   void build_state() {

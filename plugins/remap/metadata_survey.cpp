@@ -89,6 +89,93 @@ void judge_reach(MetadataSurvey& survey) {
   }
 }
 
+// REQUIRES: both copies are judged.
+void name_causes(MetadataSurvey& survey) {
+  for (CopySurvey& copy : survey.copies)
+    if (!copy.map_sound)
+      copy.damages.insert(copy.damages.end(), copy.suspects.begin(),
+                          copy.suspects.end());
+}
+
+// Whom it belongs to and what it counts. Not who wrote it: two servers that
+// start at once may both have written under one sequence, and go no further.
+bool same_facts(const Superblock& a, const Superblock& b) {
+  return a.main_bytes == b.main_bytes && a.layout == b.layout &&
+         a.main_identity == b.main_identity &&
+         a.spare_identity == b.spare_identity &&
+         a.map_sequence == b.map_sequence &&
+         a.copies_in_step == b.copies_in_step;
+}
+
+void judge_superblocks(MetadataSurvey& survey) {
+  const Superblock& sb = survey.superblock;
+  for (CopyIndex c : kCopies) {
+    CopySurvey& copy = survey.copies[static_cast<std::size_t>(c)];
+    if (!copy.superblock) continue;
+    const std::uint64_t behind = sb.sequence - copy.superblock->sequence;
+    if (copy.superblock->uuid != sb.uuid)
+      copy.damages.push_back(fmt::format("{}: superblock of another SPARE, {}",
+                                         copy_name(c),
+                                         uuid_text(copy.superblock->uuid)));
+    else if (behind > 1 && sb.copies_in_step == 3)
+      copy.damages.push_back(
+          fmt::format("{}: superblock is {} writes older than the other one",
+                      copy_name(c), behind));
+    else if (behind > 0)
+      copy.notes.push_back(
+          fmt::format("{}: superblock is older than the other one, by {}",
+                      copy_name(c), behind));
+  }
+}
+
+// Where the one lags as a crash leaves it.
+void note_lag(MetadataSurvey& survey) {
+  const CopySurvey& head = survey.copy(CopyIndex::head);
+  const CopySurvey& tail = survey.copy(CopyIndex::tail);
+  if (!head.in_step || !tail.in_step || !head.map_sound || !tail.map_sound)
+    return;
+  if (head.last_sequence == tail.last_sequence) {
+    if (head.checkpoint_sequence != tail.checkpoint_sequence)
+      survey.copies[1].notes.push_back(
+          fmt::format("tail copy: the same map as in the head copy, with a "
+                      "checkpoint of sequence {}, not {}",
+                      tail.checkpoint_sequence, head.checkpoint_sequence));
+    return;
+  }
+  const CopyIndex late = head.last_sequence < tail.last_sequence
+                             ? CopyIndex::head
+                             : CopyIndex::tail;
+  CopySurvey& copy = survey.copies[static_cast<std::size_t>(late)];
+  copy.notes.push_back(
+      fmt::format("{}: sequence {}, the last one, is in the {} only",
+                  copy_name(late), survey.copy(other_copy(late)).last_sequence,
+                  copy_name(other_copy(late))));
+  copy.notes.insert(copy.notes.end(), copy.suspects.begin(),
+                    copy.suspects.end());
+}
+
+// What no crash leaves, and where nothing tells which one is right. In words;
+// empty: nothing.
+std::string contradiction(const MetadataSurvey& survey) {
+  const CopySurvey& a = survey.copies[0];
+  const CopySurvey& b = survey.copies[1];
+  if (a.superblock && b.superblock &&
+      a.superblock->uuid == b.superblock->uuid &&
+      a.superblock->sequence == b.superblock->sequence &&
+      !same_facts(*a.superblock, *b.superblock))
+    return fmt::format("the superblocks say different things, both as of {}",
+                       a.superblock->sequence);
+  const auto usable = [](const CopySurvey& copy) {
+    return copy.in_step && copy.map_sound;
+  };
+  if (usable(a) && usable(b) && a.last_sequence == b.last_sequence &&
+      (a.state.entries != b.state.entries ||
+       a.state.retired != b.state.retired))
+    return fmt::format("the copies hold different maps, both of sequence {}",
+                       a.last_sequence);
+  return "";
+}
+
 void choose(MetadataSurvey& survey) {
   std::uint64_t seen_in_damaged = 0;
   for (CopyIndex c : kCopies) {
@@ -157,16 +244,29 @@ Result<MetadataSurvey> survey_metadata(Backend& spare) {
   for (CopyIndex c : kCopies) {
     CopySurvey& copy = survey.copies[static_cast<std::size_t>(c)];
     copy.in_step = (sb.copies_in_step & copy_bit(c)) != 0;
-    if (copy.superblock && copy.superblock->uuid != sb.uuid)
-      copy.damages.push_back(fmt::format("{}: superblock of another SPARE, {}",
-                                         copy_name(c),
-                                         uuid_text(copy.superblock->uuid)));
     if (Status status = read_copy(spare, sb, c, copy); !status)
       return std::move(status).error();
   }
+  judge_superblocks(survey);
   judge_reach(survey);
-  choose(survey);
+  name_causes(survey);
+  note_lag(survey);
+  survey.refusal = contradiction(survey);
+  if (survey.refusal.empty()) choose(survey);
   return survey;
+}
+
+Status check_may_write(const MetadataSurvey& survey, const Backend& spare) {
+  for (const CopySurvey& copy : survey.copies) {
+    const std::uint64_t unknown =
+        copy.superblock ? copy.superblock->features.read_only_compatible : 0;
+    if (unknown != 0)
+      return make_error(ErrorClass::caller, EPROTONOSUPPORT,
+                        fmt::format("{}: features {:#x} need a newer build to "
+                                    "write",
+                                    spare.info().name, unknown));
+  }
+  return {};
 }
 
 }  // namespace nbd_remap

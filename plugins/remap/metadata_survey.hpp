@@ -12,12 +12,18 @@
 //       written after their body is durable);
 //   (3) entries that contradict one another or lie outside the volume.
 //   (4) a map that ends below what the newest superblock says it had reached,
-//       or more than one record behind the other copy.
+//       or more than one record behind the other copy;
+//   (5) a superblock that is more than one write behind the other one, both
+//       copies being in step.
 // A copy with a sound map is believed even if its superblock is damaged; of
 // two, the one that reaches further. It is not believed if it ends more than
 // one record before what the damaged one shows: a record reaches both copies
 // before the next one is begun, unless a superblock says that a copy fell out
-// of step.
+// of step. Neither is believed if both are sound, end at the same sequence and
+// hold different maps, or if the superblocks say different things as of the
+// same write. What a crash leaves, and the next start levels, is said in notes:
+// of two copies in step there is neither damage nor note exactly when they
+// agree.
 
 #include <array>
 #include <cstdint>
@@ -40,6 +46,10 @@ struct MapState {
 struct CopySurvey {
   std::optional<Superblock> superblock;
   std::vector<std::string> damages;  // empty: sound
+  std::vector<std::string> notes;    // where it lags as a crash leaves it
+  // What does not fit where it may well not fit (an area that is not the
+  // current one, the end of the log): a damage once the map is known to be.
+  std::vector<std::string> suspects;
   bool map_sound = true;  // checkpoint and log; the superblock may not be
   bool in_step = true;    // as the newest superblock says
 
@@ -76,5 +86,8 @@ struct MetadataSurvey {
 // damaged; EPROTONOSUPPORT: of a format this build does not know), or SPARE
 // cannot be read at all (class transport).
 Result<MetadataSurvey> survey_metadata(Backend& spare);
+
+// EPROTONOSUPPORT: a newer build said that this one must not write.
+Status check_may_write(const MetadataSurvey& survey, const Backend& spare);
 
 }  // namespace nbd_remap

@@ -294,19 +294,20 @@ Status RemapLog::append(RecordType type, const std::vector<Entry>& entries) {
   return {};
 }
 
-Status RemapLog::write_body(CopyIndex copy, unsigned area, ConstBytes body) {
+Status write_checkpoint_body(Backend& spare, const Layout& layout,
+                             CopyIndex copy, unsigned area, ConstBytes body) {
   constexpr std::size_t kChunkBytes = 1 << 20;
   AlignedBuffer chunk(
-      std::min(kChunkBytes, round_up(body.size(), sb_.layout.block_bytes)));
+      std::min(kChunkBytes, round_up(body.size(), layout.block_bytes)));
   const std::uint64_t base =
-      sb_.layout.checkpoint(copy, area).value + sb_.layout.block_bytes;
+      layout.checkpoint(copy, area).value + layout.block_bytes;
   for (std::size_t done = 0; done < body.size();) {
     const std::size_t n = std::min(kChunkBytes, body.size() - done);
-    const std::size_t whole = round_up(n, sb_.layout.block_bytes);
+    const std::size_t whole = round_up(n, layout.block_bytes);
     std::copy_n(body.begin() + static_cast<long>(done), n, chunk.data());
     std::fill(chunk.data() + n, chunk.data() + whole, std::byte{});
-    Status status = spare_.write(DeviceOffset{base + done}, chunk.first(whole),
-                                 Durability::cached);
+    Status status = spare.write(DeviceOffset{base + done}, chunk.first(whole),
+                                Durability::cached);
     if (!status) return status;
     done += n;
   }
@@ -334,8 +335,9 @@ Result<std::uint32_t> RemapLog::write_checkpoint(std::uint32_t copies,
     }
     return spare_.flush();
   };
-  Status status =
-      each([&](CopyIndex c) { return write_body(c, 1 - area(c), body); });
+  Status status = each([&](CopyIndex c) {
+    return write_checkpoint_body(spare_, sb_.layout, c, 1 - area(c), body);
+  });
   if (!status) return std::move(status).error();
   CheckpointHeader header;
   header.uuid = sb_.uuid;

@@ -73,7 +73,6 @@ class RemapLog {
   Status drop_copies(std::uint32_t lost, const Error& why);
   Result<std::uint32_t> write_checkpoint(std::uint32_t copies,
                                          const MapState& state);
-  Status write_body(CopyIndex copy, unsigned area, ConstBytes body);
   Status fail(Error error);
 
   Backend& spare_;
@@ -88,5 +87,8 @@ class RemapLog {
 
 // The body of a checkpoint: retired slots and all entries, by block.
 std::vector<std::byte> pack_checkpoint_body(const MapState& state);
+// Not durable before a flush.
+Status write_checkpoint_body(Backend& spare, const Layout& layout,
+                             CopyIndex copy, unsigned area, ConstBytes body);
 
 }  // namespace nbd_remap

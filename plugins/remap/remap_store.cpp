@@ -79,15 +79,9 @@ Result<std::unique_ptr<RemapStore>> RemapStore::open(Backend& spare,
                       fmt::format("{}: no copy of the metadata can be "
                                   "believed, nothing was written: {}",
                                   spare.info().name, survey->refusal));
-  for (const CopySurvey& copy : survey->copies) {
-    const std::uint64_t unknown =
-        copy.superblock ? copy.superblock->features.read_only_compatible : 0;
-    if (!read_only && unknown != 0)
-      return make_error(ErrorClass::caller, EPROTONOSUPPORT,
-                        fmt::format("{}: features {:#x} need a newer build to "
-                                    "write",
-                                    spare.info().name, unknown));
-  }
+  if (!read_only)
+    if (Status status = check_may_write(*survey, spare); !status)
+      return std::move(status).error();
   const std::uint64_t blocks =
       (sb.main_bytes + sb.layout.block_bytes - 1) / sb.layout.block_bytes;
   std::unique_ptr<RemapStore> self(

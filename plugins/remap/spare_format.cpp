@@ -9,7 +9,7 @@
 
 #include "plugins/base/aligned_buffer.hpp"
 #include "plugins/base/build_id.hpp"
-#include "plugins/base/crc32c.hpp"
+#include "plugins/remap/fresh_map.hpp"
 
 namespace nbd_remap {
 namespace {
@@ -45,51 +45,6 @@ Result<std::optional<Superblock>> existing(Backend& spare) {
   }
   if (read == 0) return std::move(unreadable).error();
   return newest;
-}
-
-// A whole block, so that no disk has to read what it may not be able to.
-Status write_superblock(Backend& spare, const Superblock& sb) {
-  AlignedBuffer block(sb.layout.block_bytes);
-  pack_superblock(sb, block.bytes());
-  return spare.write(sb.layout.superblock(sb.copy), block.bytes(),
-                     Durability::cached);
-}
-
-// From here on SPARE holds no map, and what an older one left cannot be taken
-// for part of the new one, even under the same UUID.
-Status erase_map(Backend& spare, const Layout& layout) {
-  auto zero = [&](DeviceOffset at, std::uint64_t length) {
-    return spare.zero(at, length, ZeroMode::keep_allocated, Durability::cached);
-  };
-  for (CopyIndex c : kCopies) {
-    Status status = zero(layout.superblock(c), layout.block_bytes);
-    if (status) status = spare.flush();
-    if (!status) return status;
-  }
-  for (CopyIndex c : kCopies) {
-    Status status = zero(layout.checkpoint(c, 1), layout.block_bytes);
-    if (status)
-      status =
-          zero(layout.record(c, 0), layout.log_records * layout.block_bytes);
-    if (!status) return status;
-  }
-  return {};
-}
-
-Status write_empty_map(Backend& spare, const Superblock& sb) {
-  AlignedBuffer block(sb.layout.block_bytes);
-  CheckpointHeader header;
-  header.uuid = sb.uuid;
-  header.sequence = sb.map_sequence;
-  header.owner_epoch = sb.owner_epoch;
-  header.body_crc = crc32c({});
-  pack_checkpoint_header(header, block.bytes());
-  for (CopyIndex c : kCopies)
-    if (Status status = spare.write(sb.layout.checkpoint(c, 0), block.bytes(),
-                                    Durability::cached);
-        !status)
-      return status;
-  return spare.flush();
 }
 
 }  // namespace
@@ -164,14 +119,8 @@ Result<Superblock> format_spare(Backend& spare, const Backend& main,
   sb.main_identity = stored_identity(main.info().identity);
   sb.spare_identity = stored_identity(spare.info().identity);
   sb.build_id = build_id();
-  Status status = erase_map(spare, sb.layout);
-  if (status) status = write_empty_map(spare, sb);
-  for (CopyIndex c : kCopies) {
-    sb.copy = c;
-    if (status) status = write_superblock(spare, sb);
-    if (status) status = spare.flush();
-  }
-  if (!status) return std::move(status).error();
+  if (Status status = write_fresh_map(spare, sb, {}); !status)
+    return std::move(status).error();
   return sb;
 }
 

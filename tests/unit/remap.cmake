@@ -7,9 +7,11 @@ add_unit_test(remap_fault_test
   SOURCES remap_fault_test.cpp remap_sweep_test.cpp DEPS remap fakes)
 add_unit_test(metadata_survey_test
   SOURCES metadata_damage_test.cpp metadata_survey_test.cpp DEPS remap fakes)
+add_unit_test(metadata_seeded_test
+  SOURCES metadata_seeded_test.cpp DEPS spare_tool remap fakes)
 add_unit_test(remap_crash_test SOURCES remap_crash_test.cpp DEPS remap fakes)
 # Under a sanitizer on a busy machine.
-set_tests_properties(remap_crash_test metadata_survey_test
+set_tests_properties(remap_crash_test metadata_survey_test metadata_seeded_test
   PROPERTIES TIMEOUT 600)
 add_unit_test(remap_load_test SOURCES remap_load_test.cpp DEPS remap fakes)
 add_unit_test(remap_golden_test
