@@ -7,8 +7,8 @@
 // Alignment   read and extents take any range. write, zero and trim REQUIRE
 //             offset and length to be multiples of info().logical_block_bytes
 //             (read-modify-write needs a lock, and the lock is the caller's).
-// Bounds      REQUIRES offset + length <= info().size_bytes. Checked: a range
-//             beyond it is an error of class bug. A length of 0 does nothing.
+// Bounds      REQUIRES offset + length <= info().size_bytes, or what grow()
+//             answered last. Checked: a range beyond it is an error of class bug. A length of 0 does nothing.
 // Durability  A write that succeeded is visible to every later read. It is
 //             durable after a later flush() that succeeded, or at once with
 //             Durability::fua. After an error the range holds, sector by
@@ -91,6 +91,10 @@ class Backend {
   // it succeeds. After a failure nothing is known of any of them, and a later
   // success says nothing about them either: the caller must remember.
   virtual Status flush() = 0;
+  // Asks how large the disk is now, and answers with what can be used from
+  // then on: never less than before. info() stays as it was at opening. A disk
+  // that cannot be asked while it is open stays as large as it was.
+  virtual Result<std::uint64_t> grow() { return info().size_bytes; }
 };
 
 }  // namespace nbd_remap

@@ -2,6 +2,7 @@
 #include "plugins/backend/file_backend.hpp"
 
 #include <fcntl.h>
+#include <fmt/format.h>
 #include <linux/falloc.h>
 #include <linux/fs.h>
 #include <sys/ioctl.h>
@@ -35,6 +36,7 @@ class FileBackend final : public Backend {
   explicit FileBackend(OpenedFile file)
       : fd_(std::move(file.fd)),
         info_(std::move(file.info)),
+        size_(info_.size_bytes),
         is_device_(file.is_device),
         allocation_unit_(file.allocation_unit),
         has_dsync_(file.dsync) {}
@@ -50,6 +52,7 @@ class FileBackend final : public Backend {
                                       std::uint64_t length) override;
   Status cache(DeviceOffset offset, std::uint64_t length) override;
   Status flush() override;
+  Result<std::uint64_t> grow() override;
 
  private:
   // All of these return an errno, 0 for success. In direct mode they REQUIRE
@@ -81,6 +84,7 @@ class FileBackend final : public Backend {
 
   const UniqueFd fd_;
   const BackendInfo info_;
+  std::atomic<std::uint64_t> size_;
   const bool is_device_;
   const std::uint64_t allocation_unit_;
   std::atomic<bool> has_dsync_;
@@ -161,7 +165,7 @@ int FileBackend::sync() const {
 }
 
 Status FileBackend::read(DeviceOffset offset, Bytes buffer) {
-  if (Status s = check_range(info_, "read", offset, buffer.size()); !s)
+  if (Status s = check_range(info_, "read", offset, buffer.size(), size_); !s)
     return s;
   if (is_aligned(buffer.data(), offset.value, buffer.size()))
     return result(read_fully(offset.value, buffer), "read", offset,
@@ -186,7 +190,7 @@ Status FileBackend::read(DeviceOffset offset, Bytes buffer) {
 
 Status FileBackend::write(DeviceOffset offset, ConstBytes data,
                           Durability durability) {
-  if (Status s = check_change(info_, "write", offset, data.size()); !s)
+  if (Status s = check_change(info_, "write", offset, data.size(), size_); !s)
     return s;
   const bool fua = durability == Durability::fua;
   if (is_aligned(data.data(), offset.value, data.size()))
@@ -228,7 +232,8 @@ int FileBackend::zero_range(std::uint64_t offset, std::uint64_t length,
 
 Status FileBackend::zero(DeviceOffset offset, std::uint64_t length,
                          ZeroMode mode, Durability durability) {
-  if (Status s = check_change(info_, "zero", offset, length); !s) return s;
+  if (Status s = check_change(info_, "zero", offset, length, size_); !s)
+    return s;
   if (length == 0) return {};
   const bool fua = durability == Durability::fua;
   // The ends that share an allocation unit with other data are written:
@@ -253,7 +258,8 @@ Status FileBackend::zero(DeviceOffset offset, std::uint64_t length,
 }
 
 Status FileBackend::trim(DeviceOffset offset, std::uint64_t length) {
-  if (Status s = check_change(info_, "trim", offset, length); !s) return s;
+  if (Status s = check_change(info_, "trim", offset, length, size_); !s)
+    return s;
   const std::uint64_t unit = info_.direct ? allocation_unit_ : 1;
   const std::uint64_t begin = round_up(offset.value, unit);
   const std::uint64_t end = round_down(offset.value + length, unit);
@@ -275,7 +281,7 @@ Status FileBackend::trim(DeviceOffset offset, std::uint64_t length) {
 
 Result<std::vector<Extent>> FileBackend::extents(DeviceOffset offset,
                                                  std::uint64_t length) {
-  if (Status s = check_range(info_, "extents", offset, length); !s)
+  if (Status s = check_range(info_, "extents", offset, length, size_); !s)
     return std::move(s).error();
   std::vector<Extent> found;
   if (length == 0) return found;
@@ -305,7 +311,8 @@ Result<std::vector<Extent>> FileBackend::extents(DeviceOffset offset,
 }
 
 Status FileBackend::cache(DeviceOffset offset, std::uint64_t length) {
-  if (Status s = check_range(info_, "cache", offset, length); !s) return s;
+  if (Status s = check_range(info_, "cache", offset, length, size_); !s)
+    return s;
   // To posix_fadvise() a length of 0 is everything.
   if (!info_.direct && length > 0)
     (void)::posix_fadvise(fd_.get(), static_cast<off_t>(offset.value),
@@ -317,6 +324,19 @@ Status FileBackend::flush() {
   const int e = sync();
   if (e == 0) return {};
   return make_error(e, info_.name + ": flush");
+}
+
+Result<std::uint64_t> FileBackend::grow() {
+  const auto now = size_of_file(info_.name, fd_.get());
+  if (!now) return now.error();
+  const std::uint64_t whole = round_down(*now, info_.logical_block_bytes);
+  if (whole < size_)
+    return make_error(ErrorClass::caller, EINVAL,
+                      fmt::format("{}: has {} bytes, fewer than the {} that "
+                                  "are in use",
+                                  info_.name, *now, size_.load()));
+  size_ = whole;
+  return whole;
 }
 
 }  // namespace

@@ -96,20 +96,6 @@ Status lock_file(const std::string& path, int fd, bool read_only) {
   return refuse_errno(path, "cannot be locked", errno);
 }
 
-Result<std::uint64_t> size_of(const std::string& path, int fd) {
-  struct stat st {};
-  if (::fstat(fd, &st) != 0) return refuse_errno(path, "cannot stat", errno);
-  auto size = static_cast<std::uint64_t>(st.st_size);
-  if (S_ISBLK(st.st_mode) && ::ioctl(fd, BLKGETSIZE64, &size) != 0)
-    return refuse_errno(path, "cannot tell its size", errno);
-  if (size == 0) return refuse(path, EINVAL, "empty (its size is 0)");
-  if (size % kSectorBytes != 0)
-    return refuse(path, EINVAL,
-                  fmt::format("its size, {}, is not a multiple of {}", size,
-                              kSectorBytes));
-  return size;
-}
-
 // The smallest direct read that the kernel takes; empty when it takes none.
 // Only EINVAL says no: a bad sector 0 is no reason to give up direct I/O.
 std::optional<std::uint32_t> direct_unit(int fd, std::uint32_t at_least) {
@@ -196,6 +182,20 @@ void describe_regular(const struct stat& st, OpenedFile& file) {
 
 }  // namespace
 
+Result<std::uint64_t> size_of_file(const std::string& path, int fd) {
+  struct stat st {};
+  if (::fstat(fd, &st) != 0) return refuse_errno(path, "cannot stat", errno);
+  auto size = static_cast<std::uint64_t>(st.st_size);
+  if (S_ISBLK(st.st_mode) && ::ioctl(fd, BLKGETSIZE64, &size) != 0)
+    return refuse_errno(path, "cannot tell its size", errno);
+  if (size == 0) return refuse(path, EINVAL, "empty (its size is 0)");
+  if (size % kSectorBytes != 0)
+    return refuse(path, EINVAL,
+                  fmt::format("its size, {}, is not a multiple of {}", size,
+                              kSectorBytes));
+  return size;
+}
+
 Result<OpenedFile> open_file(const std::string& path,
                              const OpenOptions& options) {
   struct stat st {};
@@ -214,7 +214,7 @@ Result<OpenedFile> open_file(const std::string& path,
     if (Status s = lock_file(path, file.fd.get(), options.read_only); !s)
       return std::move(s).error();
   // After the lock: until then its size may have been another's to change.
-  const Result<std::uint64_t> size = size_of(path, file.fd.get());
+  const Result<std::uint64_t> size = size_of_file(path, file.fd.get());
   if (!size) return size.error();
   file.info.name = path;
   file.info.size_bytes = *size;

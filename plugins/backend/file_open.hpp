@@ -26,4 +26,7 @@ struct OpenedFile {
 Result<OpenedFile> open_file(const std::string& path,
                              const OpenOptions& options);
 
+// In bytes; an error if it is empty or no whole number of sectors.
+Result<std::uint64_t> size_of_file(const std::string& path, int fd);
+
 }  // namespace nbd_remap

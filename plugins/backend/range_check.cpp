@@ -15,17 +15,31 @@ std::string io_place(const BackendInfo& info, std::string_view operation,
 
 Status check_range(const BackendInfo& info, std::string_view operation,
                    DeviceOffset offset, std::uint64_t length) {
+  return check_range(info, operation, offset, length, info.size_bytes);
+}
+
+Status check_range(const BackendInfo& info, std::string_view operation,
+                   DeviceOffset offset, std::uint64_t length,
+                   std::uint64_t size_bytes) {
   const auto end = checked_add(offset.value, length);
-  if (end && *end <= info.size_bytes) return {};
+  if (end && *end <= size_bytes) return {};
   return make_error(
       ErrorClass::bug, EINVAL,
       fmt::format("{}: beyond the end ({})",
-                  io_place(info, operation, offset, length), info.size_bytes));
+                  io_place(info, operation, offset, length), size_bytes));
 }
 
 Status check_change(const BackendInfo& info, std::string_view operation,
                     DeviceOffset offset, std::uint64_t length) {
-  if (Status in_range = check_range(info, operation, offset, length); !in_range)
+  return check_change(info, operation, offset, length, info.size_bytes);
+}
+
+Status check_change(const BackendInfo& info, std::string_view operation,
+                    DeviceOffset offset, std::uint64_t length,
+                    std::uint64_t size_bytes) {
+  if (Status in_range =
+          check_range(info, operation, offset, length, size_bytes);
+      !in_range)
     return in_range;
   if (info.read_only)
     return make_error(EROFS, io_place(info, operation, offset, length));

@@ -210,8 +210,7 @@ class CopyReader {
     const std::uint64_t all_valid =
         ~std::uint64_t{0} >> (64 - layout_.block_bytes / kSectorBytes);
     auto check = [&](const Entry& e) {
-      const bool good = e.block.value < blocks &&
-                        e.slot.value < layout_.slots &&
+      const bool good = e.block.value < blocks && layout_.has_slot(e.slot) &&
                         (e.valid & ~all_valid) == 0;
       if (!good && in_range)
         damage(fmt::format("an entry outside the volume: block {}, slot {}",
@@ -268,7 +267,7 @@ class CopyReader {
   }
 
   void check_slots(const std::vector<SlotNo>& retired) {
-    std::vector<bool> taken(layout_.slots);
+    std::vector<bool> taken(layout_.slot_end());
     auto take = [&](SlotNo slot) {
       if (taken[slot.value])
         damage(fmt::format("slot {} is used twice", slot.value));

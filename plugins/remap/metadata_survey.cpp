@@ -13,14 +13,19 @@
 namespace nbd_remap {
 namespace {
 
-Status read_superblocks(Backend& spare, MetadataSurvey& survey) {
+Status read_superblocks(Backend& spare, SpareSize sizes,
+                        MetadataSurvey& survey) {
   bool blank = true;
   std::string words;
   const CopySurvey* newest = nullptr;
   for (CopyIndex c : kCopies) {
     CopySurvey& copy = survey.copies[static_cast<std::size_t>(c)];
     AlignedBuffer block(kSuperblockBytes);
-    const DeviceOffset at = superblock_place(spare.info().size_bytes, c);
+    DeviceOffset at = superblock_place(spare.info().size_bytes, c);
+    const auto& head = survey.copies[0].superblock;
+    if (sizes == SpareSize::or_enlarged && c == CopyIndex::tail && head &&
+        head->place(c) < at)
+      at = head->place(c);
     Status status = spare.read(at, block.bytes());
     if (!status && status.error().error_class != ErrorClass::medium)
       return status;
@@ -45,7 +50,7 @@ Status read_superblocks(Backend& spare, MetadataSurvey& survey) {
       continue;
     }
     blank = false;
-    if (sb->features.incompatible != 0)
+    if ((sb->features.incompatible & ~kKnownIncompatible) != 0)
       return make_error(
           ErrorClass::caller, EPROTONOSUPPORT,
           fmt::format(
@@ -225,22 +230,31 @@ bool MetadataSurvey::copies_agree() const {
          a.last_sequence == b.last_sequence;
 }
 
-Result<MetadataSurvey> survey_metadata(Backend& spare) {
+Result<MetadataSurvey> survey_metadata(Backend& spare, SpareSize sizes) {
   MetadataSurvey survey;
   const std::uint64_t bytes = spare.info().size_bytes;
   if (bytes < 4 * kSuperblockPlaceBytes)
     return make_error(ErrorClass::caller, ENODATA,
                       fmt::format("{}: {} bytes are too small for a SPARE",
                                   spare.info().name, bytes));
-  if (Status status = read_superblocks(spare, survey); !status)
+  if (Status status = read_superblocks(spare, sizes, survey); !status)
     return std::move(status).error();
   const Superblock& sb = survey.superblock;
-  if (sb.layout.spare_bytes != bytes)
+  const bool enlarged = bytes > sb.disk_bytes();
+  if (enlarged && sizes == SpareSize::exact)
+    return make_error(
+        ErrorClass::caller, EINVAL,
+        fmt::format("{}: has {} bytes, but was formatted with {}: resized, "
+                    "or a copy of another SPARE; if it was enlarged: "
+                    "nbd-remapctl spare grow {}",
+                    spare.info().name, bytes, sb.layout.spare_bytes,
+                    spare.info().name));
+  if (bytes < sb.disk_bytes())
     return make_error(
         ErrorClass::caller, EINVAL,
         fmt::format("{}: has {} bytes, but was formatted with {}: resized, or "
                     "a copy of another SPARE",
-                    spare.info().name, bytes, sb.layout.spare_bytes));
+                    spare.info().name, bytes, sb.disk_bytes()));
   for (CopyIndex c : kCopies) {
     CopySurvey& copy = survey.copies[static_cast<std::size_t>(c)];
     copy.in_step = (sb.copies_in_step & copy_bit(c)) != 0;

@@ -85,7 +85,12 @@ struct MetadataSurvey {
 // Error: neither superblock can be used (ENODATA: never formatted; EUCLEAN:
 // damaged; EPROTONOSUPPORT: of a format this build does not know), or SPARE
 // cannot be read at all (class transport).
-Result<MetadataSurvey> survey_metadata(Backend& spare);
+enum class SpareSize {
+  exact,        // as the superblocks say
+  or_enlarged,  // or more; for growing
+};
+Result<MetadataSurvey> survey_metadata(Backend& spare,
+                                       SpareSize sizes = SpareSize::exact);
 
 // EPROTONOSUPPORT: a newer build said that this one must not write.
 Status check_may_write(const MetadataSurvey& survey, const Backend& spare);

@@ -89,30 +89,6 @@ std::optional<Error> check_sealed(ConstBytes b, const char* magic,
   return std::nullopt;
 }
 
-std::uint64_t log_records_for(std::uint64_t slots) {
-  return std::clamp<std::uint64_t>(slots / 64, 64, 2048);
-}
-
-Layout layout_for(std::uint64_t spare_bytes, std::uint32_t block_bytes,
-                  std::uint64_t slots) {
-  Layout layout;
-  layout.spare_bytes = spare_bytes;
-  layout.block_bytes = block_bytes;
-  layout.slots = slots;
-  layout.log_records = log_records_for(slots);
-  layout.checkpoint_bytes =
-      block_bytes + round_up((2 * slots + 64) * kEntryBytes, block_bytes);
-  return layout;
-}
-
-std::uint64_t copy_bytes(const Layout& l) {
-  return 2 * l.checkpoint_bytes + l.log_records * l.block_bytes;
-}
-
-std::uint64_t bytes_needed(const Layout& l) {
-  return 2 * (kSuperblockPlaceBytes + copy_bytes(l)) + l.slots * l.block_bytes;
-}
-
 }  // namespace
 
 Uuid random_uuid() {
@@ -140,67 +116,6 @@ std::optional<Uuid> parse_uuid(const std::string& text) {
   }
 }
 
-const char* copy_name(CopyIndex copy) {
-  return copy == CopyIndex::head ? "head copy" : "tail copy";
-}
-
-std::uint64_t Layout::entry_capacity() const {
-  return (checkpoint_bytes - block_bytes) / kEntryBytes;
-}
-
-std::size_t Layout::entries_per_record() const {
-  return (block_bytes - kRecordHeaderBytes) / kEntryBytes;
-}
-
-DeviceOffset superblock_place(std::uint64_t spare_bytes, CopyIndex copy) {
-  if (copy == CopyIndex::head) return DeviceOffset{0};
-  return DeviceOffset{round_down(spare_bytes, kSuperblockPlaceBytes) -
-                      kSuperblockPlaceBytes};
-}
-
-DeviceOffset Layout::superblock(CopyIndex copy) const {
-  return superblock_place(spare_bytes, copy);
-}
-
-DeviceOffset Layout::checkpoint(CopyIndex copy, unsigned area) const {
-  const std::uint64_t base =
-      copy == CopyIndex::head
-          ? kSuperblockPlaceBytes
-          : superblock_place(spare_bytes, copy).value - copy_bytes(*this);
-  return DeviceOffset{base + area * checkpoint_bytes};
-}
-
-DeviceOffset Layout::record(CopyIndex copy, std::uint64_t position) const {
-  return DeviceOffset{checkpoint(copy, 2).value + position * block_bytes};
-}
-
-DeviceOffset Layout::slot(SlotNo slot) const {
-  return DeviceOffset{record(CopyIndex::head, log_records).value +
-                      slot.value * block_bytes};
-}
-
-std::optional<Layout> compute_layout(std::uint64_t spare_bytes,
-                                     std::uint32_t block_bytes) {
-  const std::uint64_t usable = round_down(spare_bytes, kSuperblockPlaceBytes);
-  // The most slots for which all fits. bytes_needed grows with the slots.
-  std::uint64_t low = 0;
-  std::uint64_t high = usable / block_bytes + 1;
-  while (high - low > 1) {
-    const std::uint64_t middle = low + (high - low) / 2;
-    if (bytes_needed(layout_for(spare_bytes, block_bytes, middle)) <= usable)
-      low = middle;
-    else
-      high = middle;
-  }
-  if (low == 0) return std::nullopt;
-  return layout_for(spare_bytes, block_bytes, low);
-}
-
-std::uint64_t spare_bytes_for(std::uint64_t slots, std::uint32_t block_bytes) {
-  return round_up(bytes_needed(layout_for(0, block_bytes, slots)),
-                  kSuperblockPlaceBytes);
-}
-
 std::string stored_identity(const std::string& identity) {
   if (identity.size() <= kIdentityBytes) return identity;
   const auto sum = crc32c(std::as_bytes(std::span(identity)));
@@ -213,7 +128,9 @@ void pack_superblock(const Superblock& s, Bytes out) {
   put32(out, 12, kFormatVersion);
   put64(out, 16, s.features.compatible);
   put64(out, 24, s.features.read_only_compatible);
-  put64(out, 32, s.features.incompatible);
+  put64(out, 32,
+        (s.features.incompatible & ~kFeatureGrown) |
+            (s.layout.grown() ? kFeatureGrown : 0));
   put_uuid(out, 40, s.uuid);
   put64(out, 56, s.sequence);
   put64(out, 64, s.owner_epoch);
@@ -235,6 +152,11 @@ void pack_superblock(const Superblock& s, Bytes out) {
   put_text(out, 160, kIdentityBytes, s.main_identity);
   put_text(out, 272, kIdentityBytes, s.spare_identity);
   put_text(out, 384, 64, s.build_id);
+  put64(out, 448, s.growing_to_bytes);
+  if (s.layout.grown()) {
+    put64(out, 456, s.layout.slots_at);
+    put64(out, 464, s.layout.head_at);
+  }
   seal(out.first(kSuperblockBytes));
 }
 
@@ -273,10 +195,23 @@ Result<Superblock> unpack_superblock(ConstBytes in) {
   // do not is refused, so that no offset below can be out of range.
   if (!is_power_of_two(s.layout.block_bytes) ||
       s.layout.block_bytes < kMinBlockBytes ||
-      s.layout.block_bytes > kMaxBlockBytes || s.layout.spare_bytes > kSlotMask)
+      s.layout.block_bytes > kMaxBlockBytes ||
+      s.layout.spare_bytes > kMaxSpareBytes)
     return damaged("impossible block size or size of SPARE");
-  if (compute_layout(s.layout.spare_bytes, s.layout.block_bytes) != s.layout)
+  const auto layout =
+      s.features.incompatible & kFeatureGrown
+          ? compute_layout(s.layout.spare_bytes, s.layout.block_bytes,
+                           get64(in, 456), get64(in, 464))
+          : compute_layout(s.layout.spare_bytes, s.layout.block_bytes);
+  if (!layout || layout->slots != s.layout.slots ||
+      layout->checkpoint_bytes != s.layout.checkpoint_bytes ||
+      layout->log_records != s.layout.log_records)
     return damaged("layout that does not follow from the sizes");
+  s.layout = *layout;
+  s.growing_to_bytes = get64(in, 448);
+  if (s.growing_to_bytes > kMaxSpareBytes ||
+      (s.growing_to_bytes != 0 && s.growing_to_bytes <= layout->spare_bytes))
+    return damaged("impossible size of SPARE");
   s.created_unix_seconds = get64(in, 128);
   s.main_identity = get_text(in, 160, kIdentityBytes);
   s.spare_identity = get_text(in, 272, kIdentityBytes);

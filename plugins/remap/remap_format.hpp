@@ -1,10 +1,7 @@
 #pragma once
 // SPDX-License-Identifier: BSD-3-Clause
 // What is on SPARE, byte by byte; nbd-remap-format(5) says the same in prose.
-//
-//   offset 0                                                     size of SPARE
-//   | superblock | checkpoints A B | log | slots ... | A B | log | superblock |
-//   \------------- head copy -----------/            \------ tail copy -------/
+// Where it is: remap_layout.hpp.
 //
 // Both copies hold the same. All numbers are little-endian. A superblock is
 // 512 bytes (a disk writes a sector whole or not at all) in a place of
@@ -23,18 +20,16 @@
 
 #include "plugins/base/result.hpp"
 #include "plugins/base/units.hpp"
+#include "plugins/remap/remap_layout.hpp"
 
 namespace nbd_remap {
 
 inline constexpr std::uint32_t kFormatVersion = 1;
-inline constexpr std::uint64_t kSuperblockPlaceBytes = kMaxBlockBytes;
 inline constexpr std::size_t kSuperblockBytes = 512;
-inline constexpr std::size_t kRecordHeaderBytes = 64;
-inline constexpr std::size_t kEntryBytes = 24;
 inline constexpr std::size_t kIdentityBytes = 112;
 
 // A build that does not know a bit refuses: to read (incompatible), to write
-// (read-only compatible), never (compatible). Version 1 has no bits.
+// (read-only compatible), never (compatible).
 struct Features {
   std::uint64_t compatible = 0;
   std::uint64_t read_only_compatible = 0;
@@ -42,50 +37,14 @@ struct Features {
   friend bool operator==(const Features&, const Features&) = default;
 };
 
+// The incompatible bit of a SPARE that was enlarged.
+inline constexpr std::uint64_t kFeatureGrown = 1;
+inline constexpr std::uint64_t kKnownIncompatible = kFeatureGrown;
+
 using Uuid = std::array<std::uint8_t, 16>;
 Uuid random_uuid();
 std::string uuid_text(const Uuid& uuid);
 std::optional<Uuid> parse_uuid(const std::string& text);
-
-enum class CopyIndex : std::uint32_t { head = 0, tail = 1 };
-inline constexpr std::array kCopies{CopyIndex::head, CopyIndex::tail};
-constexpr std::uint32_t copy_bit(CopyIndex copy) {
-  return 1U << static_cast<std::uint32_t>(copy);
-}
-constexpr CopyIndex other_copy(CopyIndex copy) {
-  return copy == CopyIndex::head ? CopyIndex::tail : CopyIndex::head;
-}
-const char* copy_name(CopyIndex copy);
-
-// Where everything is; a function of the sizes alone, kept in the superblock.
-struct Layout {
-  std::uint64_t spare_bytes = 0;
-  std::uint32_t block_bytes = 0;
-  std::uint64_t slots = 0;
-  std::uint64_t checkpoint_bytes = 0;  // header block and entries
-  std::uint64_t log_records = 0;       // each of block_bytes
-
-  // Mapped and retired slots together are at most slots; the rest of the
-  // capacity is for pending blocks.
-  std::uint64_t entry_capacity() const;
-  std::uint64_t pending_capacity() const { return entry_capacity() - slots; }
-  std::size_t entries_per_record() const;
-  DeviceOffset superblock(CopyIndex copy) const;
-  DeviceOffset checkpoint(CopyIndex copy, unsigned area) const;
-  DeviceOffset record(CopyIndex copy, std::uint64_t position) const;
-  DeviceOffset slot(SlotNo slot) const;
-  friend bool operator==(const Layout&, const Layout&) = default;
-};
-
-// The place of a superblock, known before anything else is.
-// REQUIRES: spare_bytes >= 2 * kSuperblockPlaceBytes.
-DeviceOffset superblock_place(std::uint64_t spare_bytes, CopyIndex copy);
-
-// Empty when SPARE is too small for a single slot.
-std::optional<Layout> compute_layout(std::uint64_t spare_bytes,
-                                     std::uint32_t block_bytes);
-// The smallest SPARE that holds so many slots.
-std::uint64_t spare_bytes_for(std::uint64_t slots, std::uint32_t block_bytes);
 
 struct Superblock {
   Features features;
@@ -98,10 +57,21 @@ struct Superblock {
   std::uint32_t copies_in_step = 3;  // copy_bit() of each that can be trusted
   std::uint64_t main_bytes = 0;
   Layout layout;
+  // Not 0: SPARE is being enlarged to this size. The superblock of the tail is
+  // at the new end already; all else is used as before.
+  std::uint64_t growing_to_bytes = 0;
   std::uint64_t created_unix_seconds = 0;
   std::string main_identity;  // as stored_identity() gives it
   std::string spare_identity;
   std::string build_id;  // that wrote this superblock
+
+  DeviceOffset place(CopyIndex which) const {
+    return superblock_place(disk_bytes(), which);
+  }
+  // The size of the disk that it belongs on.
+  std::uint64_t disk_bytes() const {
+    return growing_to_bytes != 0 ? growing_to_bytes : layout.spare_bytes;
+  }
 };
 
 // The form of an identity that fits: a long one is cut and a checksum added.

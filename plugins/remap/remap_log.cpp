@@ -85,8 +85,7 @@ Status RemapLog::check_unchanged(const MetadataSurvey& survey) {
     const std::optional<Superblock>& seen = survey.copy(c).superblock;
     if (!seen) continue;
     const Bytes bytes = block_.first(kSuperblockBytes);
-    if (Status status = spare_.read(seen->layout.superblock(c), bytes);
-        !status) {
+    if (Status status = spare_.read(seen->place(c), bytes); !status) {
       if (status.error().error_class != ErrorClass::medium) return status;
       continue;
     }
@@ -169,8 +168,7 @@ Status RemapLog::write_superblock(CopyIndex copy) {
   AlignedBuffer block(sb_.layout.block_bytes);
   sb_.copy = copy;
   pack_superblock(sb_, block.bytes());
-  return spare_.write(sb_.layout.superblock(copy), block.bytes(),
-                      Durability::cached);
+  return spare_.write(sb_.place(copy), block.bytes(), Durability::cached);
 }
 
 // The copies that are out of step first, whose answer is no news, so that one
@@ -207,7 +205,7 @@ Status RemapLog::check_still_owner() {
   Status last = make_error(EIO, spare_.info().name + ": no superblock");
   for (CopyIndex c : kCopies) {
     const Bytes bytes = block_.first(kSuperblockBytes);
-    if (Status status = spare_.read(sb_.layout.superblock(c), bytes); !status) {
+    if (Status status = spare_.read(sb_.place(c), bytes); !status) {
       if (status.error().error_class != ErrorClass::medium) return status;
       last = std::move(status);
       continue;

@@ -53,8 +53,17 @@ class RemapLog {
   Status append(RecordType type, const std::vector<Entry>& entries);
   // state: the map after the last append.
   Status checkpoint(const MapState& state);
+  // A checkpoint in the places of the new layout, which the superblocks then
+  // speak of. Can be cut anywhere: the old layout counts until the new one
+  // does. An error before that leaves the old one in use; one that leaves it
+  // unknown which counts fails the log.
+  // REQUIRES: grow_layout() of the present one, and a disk of that size.
+  Status grow(const Layout& grown, const MapState& state);
+  // Durable when it succeeds. REQUIRES: more than before.
+  Status set_main_bytes(std::uint64_t main_bytes);
 
   const Superblock& superblock() const { return sb_; }
+  const std::string& spare_name() const { return spare_.info().name; }
   std::uint64_t sequence() const { return sequence_; }
   std::uint64_t log_length() const { return position_; }
   std::uint32_t copies_in_step() const { return sb_.copies_in_step; }
@@ -69,6 +78,8 @@ class RemapLog {
   Status check_still_owner();
   Status write_superblock(CopyIndex copy);
   Status write_superblocks();
+  Status announce(std::uint64_t spare_bytes);
+  Status write_tail_then_head();
   Status write_record(const Record& record);
   Status drop_copies(std::uint32_t lost, const Error& why);
   Result<std::uint32_t> write_checkpoint(std::uint32_t copies,

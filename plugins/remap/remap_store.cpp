@@ -60,10 +60,11 @@ RemapStore::RemapStore(const Layout& layout, std::uint64_t blocks,
                        bool read_only, LogSink log)
     : layout_(layout),
       blocks_(blocks),
+      pending_capacity_(layout.pending_capacity()),
       read_only_(read_only),
       log_sink_(std::move(log)),
       table_(blocks),
-      pool_(layout.slots) {}
+      pool_(layout) {}
 
 Result<std::unique_ptr<RemapStore>> RemapStore::open(Backend& spare,
                                                      const Binding& binding,
@@ -130,8 +131,7 @@ Status RemapStore::commit(const std::vector<RemapEntry>& entries,
   if (entries.size() + retire.size() > max_entries())
     return make_error(ErrorClass::bug, EIO, "spare: commit too large");
   for (const RemapEntry& e : entries)
-    if (e.block.value >= blocks_ ||
-        (e.remapped() && e.slot().value >= layout_.slots))
+    if (e.block.value >= blocks_ || (e.remapped() && !pool_.has(e.slot())))
       return make_error(ErrorClass::bug, EIO,
                         fmt::format("spare: commit of block {}, slot {}",
                                     e.block.value, e.slot_or_none));
@@ -194,7 +194,7 @@ void RemapStore::write_batch(const std::vector<Commit*>& batch) {
       Commit* commit = *next;
       if (entries.size() + commit->size() > max_entries()) break;
       const std::uint64_t fresh = new_pending(*commit);
-      if (fresh != 0 && pending + fresh > layout_.pending_capacity()) {
+      if (fresh != 0 && pending + fresh > pending_capacity_) {
         commit->status =
             make_error(ErrorClass::full, EIO,
                        "spare: no room to remember another pending block");
@@ -300,7 +300,7 @@ StoreStatus RemapStore::status() const {
   out.slots = pool_.counts();
   out.remapped = table_.remapped_count();
   out.pending = table_.pending_count();
-  out.pending_capacity = layout_.pending_capacity();
+  out.pending_capacity = pending_capacity_;
   out.read_only = read_only_;
   return out;
 }

@@ -13,7 +13,9 @@
 // Locks       mu_ guards the queue of commits; it is not held across I/O.
 // Waits       commit() waits for the log, so as long as SPARE takes.
 
+#include <atomic>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <string>
@@ -59,6 +61,7 @@ class RemapStore {
                                                   bool read_only, LogSink log);
 
   const RemapTable& table() const { return table_; }
+  // As of open().
   const Layout& layout() const { return layout_; }
   std::uint64_t all_valid() const;  // mask of a block with every sector
   std::size_t max_entries() const { return layout_.entries_per_record(); }
@@ -77,6 +80,14 @@ class RemapStore {
   // commit that the log failed stays taken: it may be mapped after a restart.
   Status commit(const std::vector<RemapEntry>& entries,
                 const std::vector<SlotNo>& retire = {});
+
+  // After the disk was enlarged: makes slots of what is new. Their places, and
+  // so layout() as far as a request needs it, stay as they are.
+  // Errors: caller (not larger, or too little; nothing has changed), or the
+  // disk's.
+  Status grow_spare(std::uint64_t spare_bytes);
+  // After MAIN was enlarged. Durable when it succeeds.
+  Status grow_main(std::uint64_t main_bytes);
 
   // A checkpoint if anything changed, and the record of an orderly stop.
   // REQUIRES: no commit() under way.
@@ -99,9 +110,12 @@ class RemapStore {
   void remember(const Error& error);
   void publish_log() REQUIRES(mu_);
   MapState state() const;
+  // Runs it as the only writer.
+  Status alone(const std::function<Status()>& change);
 
   const Layout layout_;
-  const std::uint64_t blocks_;  // of the volume
+  std::atomic<std::uint64_t> blocks_;  // of the volume
+  std::atomic<std::uint64_t> pending_capacity_;
   const bool read_only_;
   LogSink log_sink_;
   RemapTable table_;

@@ -4,7 +4,7 @@
 //
 // Invariants  (1) A slot is free, taken, or retired; take() gives only free
 //                 ones, so no two blocks ever share a slot.
-//             (2) free + taken + retired = size.
+//             (2) free + taken + retired = slots.
 //             (3) A retired slot stays retired.
 // A slot is taken from the moment take() gives it until free() is called, which
 // is only after the removal of its mapping is durable (contract C3).
@@ -17,12 +17,17 @@
 
 #include "plugins/base/mutex.hpp"
 #include "plugins/base/units.hpp"
+#include "plugins/remap/remap_format.hpp"
 
 namespace nbd_remap {
 
 class SlotPool {
  public:
-  explicit SlotPool(std::uint64_t slots);
+  explicit SlotPool(const Layout& layout);
+  // REQUIRES: what grow_layout() made of the layout before.
+  void grow(const Layout& layout);
+
+  bool has(SlotNo slot) const;
 
   // The next free slot after the last one taken: neighbours in time become
   // neighbours on SPARE. Empty when SPARE is full.
@@ -43,9 +48,10 @@ class SlotPool {
   std::vector<SlotNo> retired() const;  // sorted
 
  private:
-  const std::uint64_t slots_;
   mutable Mutex mu_;
-  std::vector<bool> busy_ GUARDED_BY(mu_);  // taken or retired
+  Layout layout_ GUARDED_BY(mu_);
+  // By number: taken, retired, or no slot.
+  std::vector<bool> busy_ GUARDED_BY(mu_);
   std::vector<SlotNo> retired_ GUARDED_BY(mu_);
   std::uint64_t used_ GUARDED_BY(mu_) = 0;
   std::uint64_t next_ GUARDED_BY(mu_) = 0;

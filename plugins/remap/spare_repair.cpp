@@ -29,8 +29,9 @@ Result<MetadataSurvey> repair_spare(Backend& spare,
   if (survey.copies_agree()) return survey;
   auto taken = RemapLog::take_over(spare, survey, std::move(log));
   if (!taken) return std::move(taken).error();
-  // The repair is over; what was to be said of the last server still is.
-  if (survey.chosen().closed)
+  // The repair is over; what was to be said of the last server still is, if
+  // there was one.
+  if (survey.chosen().closed || survey.superblock.owner_epoch == 0)
     if (Status status = (*taken)->append(RecordType::closed, {}); !status)
       return std::move(status).error();
   return survey_metadata(spare);

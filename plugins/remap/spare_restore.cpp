@@ -25,7 +25,8 @@ Error refusal(const std::string& name, const std::string& words,
 Status check_sizes(const SavedMap& saved) {
   const Superblock& sb = saved.superblock;
   const Layout& l = sb.layout;
-  if (sb.features.incompatible != 0 || sb.features.read_only_compatible != 0)
+  if ((sb.features.incompatible & ~kKnownIncompatible) != 0 ||
+      sb.features.read_only_compatible != 0)
     return refusal(saved.name, "features of a newer build", EPROTONOSUPPORT);
   if (sb.main_bytes == 0 || sb.main_bytes % kSectorBytes != 0 ||
       sb.main_bytes > kMaxSequence)

@@ -7,7 +7,14 @@
 
 namespace nbd_remap {
 
-Disk::Disk(std::unique_ptr<Backend> backend) : backend_(std::move(backend)) {}
+Disk::Disk(std::unique_ptr<Backend> backend)
+    : backend_(std::move(backend)), size_(backend_->info().size_bytes) {}
+
+Result<std::uint64_t> Disk::grow() {
+  auto size = backend_->grow();
+  if (size) size_ = *size;
+  return size;
+}
 
 Status Disk::note(Status status) {
   if (!status) ++errors_[static_cast<std::size_t>(status.error().error_class)];

@@ -36,7 +36,10 @@ class Disk final : public Backend {
                                       std::uint64_t length) override;
   Status cache(DeviceOffset offset, std::uint64_t length) override;
   Status flush() override;
+  Result<std::uint64_t> grow() override;
 
+  // At opening, or what grow() answered last.
+  std::uint64_t size() const { return size_; }
   bool in_doubt() const { return in_doubt_; }
   // By ErrorClass.
   std::array<std::uint64_t, kErrorClassCount> errors() const;
@@ -51,6 +54,7 @@ class Disk final : public Backend {
   bool cached_here() const;
 
   const std::unique_ptr<Backend> backend_;
+  std::atomic<std::uint64_t> size_;
   std::atomic<bool> in_doubt_{false};
   // What an earlier server wrote and did not flush counts as well.
   std::atomic<bool> dirty_{true};

@@ -19,7 +19,7 @@ constexpr std::string_view kAsked = "an owner asked for it";
 std::uint64_t Healer::in_volume(BlockNo block) const {
   const std::uint64_t start = block.value * block_bytes_;
   return sector_masks(start, static_cast<std::uint32_t>(block_bytes_), start,
-                      std::min(start + block_bytes_, main_.info().size_bytes))
+                      std::min(start + block_bytes_, main_.size()))
       .covered;
 }
 
@@ -38,7 +38,7 @@ Status Healer::probe(BlockNo first, std::uint64_t blocks) {
   if (Status answers = main_answers(); !answers) return answers;
   const std::uint64_t start = first.value * block_bytes_;
   AlignedBuffer all(
-      std::min(blocks * block_bytes_, main_.info().size_bytes - start));
+      std::min(blocks * block_bytes_, main_.size() - start));
   return main_.read(DeviceOffset{start}, all.bytes());
 }
 
@@ -128,7 +128,7 @@ Status Healer::unmap(BlockNo block, MapCounts& counts) {
   if (Status answers = main_answers(); !answers) return answers;
   const DeviceOffset start{block.value * block_bytes_};
   AlignedBuffer content(
-      std::min(block_bytes_, main_.info().size_bytes - start.value));
+      std::min(block_bytes_, main_.size() - start.value));
   const auto is_medium = [](const Status& status) {
     return !status && status.error().error_class == ErrorClass::medium;
   };

@@ -76,7 +76,7 @@ Status Healer::main_answers() const {
 Status Healer::main_failed(BlockNo block) {
   if (breaker_.open()) return main_answers();
   if (!breaker_.failed(block, main_.successes())) return {};
-  const std::uint64_t bytes = main_.info().size_bytes;
+  const std::uint64_t bytes = main_.size();
   const std::uint64_t logical = main_.info().logical_block_bytes;
   AlignedBuffer sector(logical);
   for (unsigned i = 0; i < kProbes; ++i) {

@@ -13,7 +13,10 @@
 //   clear   sectors that have no data, pending or remapped, are written with
 //           zeroes. Sectors that can be read are not touched.
 
+#include <array>
 #include <cstdint>
+#include <string_view>
+#include <utility>
 
 #include "plugins/base/result.hpp"
 #include "plugins/base/units.hpp"
@@ -21,6 +24,13 @@
 namespace nbd_remap {
 
 enum class MapAction { remap, unmap, retest, check, clear };
+
+inline constexpr std::array<std::pair<std::string_view, MapAction>, 5>
+    kMapActions{{{"remap", MapAction::remap},
+                 {"unmap", MapAction::unmap},
+                 {"retest", MapAction::retest},
+                 {"check", MapAction::check},
+                 {"clear", MapAction::clear}}};
 
 // Of blocks, unless the name says sectors.
 struct MapCounts {

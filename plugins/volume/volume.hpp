@@ -9,7 +9,7 @@
 //   flush   done means: everything acknowledged before is durable
 //
 // Units       VolumeOffset and lengths in bytes, any alignment.
-// Invariants  (1) size() is constant.
+// Invariants  (1) size() changes by grow_main() alone, and only upward.
 //             (2) A block is served from SPARE only once its log record is
 //                 durable (RemapStore sees to it), and then never from MAIN.
 //             (3) The map of a block changes only under its region's exclusive
@@ -23,6 +23,7 @@
 // Errors      Medium errors on MAIN are healed here; what comes out is for the
 //             client, by nbd_errno(). Bad ranges are class caller.
 
+#include <atomic>
 #include <chrono>
 #include <cstdint>
 #include <memory>
@@ -76,7 +77,7 @@ class Volume {
          const Clock& clock, LogSink log);
   ~Volume();
 
-  std::uint64_t size() const { return main_->info().size_bytes; }
+  std::uint64_t size() const { return size_; }
   std::uint32_t block_bytes() const;
   bool read_only() const { return read_only_; }
   bool can_fast_zero() const { return main_->info().fast_zero; }
@@ -91,6 +92,13 @@ class Volume {
                                       std::uint64_t length);
   Status cache(VolumeOffset offset, std::uint64_t length);
   Status flush();
+
+  // After the disk was enlarged: answers with its size, which is durable before
+  // anything of it is used. Clients that are connected keep the size that they
+  // were told. Errors: caller (not larger, too little; nothing has changed), or
+  // the disk's.
+  Result<std::uint64_t> grow_main();
+  Result<std::uint64_t> grow_spare();
 
   VolumeStatus status() const;
   const Stats& stats() const { return stats_; }
@@ -133,6 +141,7 @@ class Volume {
   Status zero_chunk(VolumeOffset offset, std::uint64_t length, ZeroMode mode,
                     Durability durability);
   Status flush_disks();
+  Status may_grow() const;
   Status map_group(MapAction action, std::uint64_t end, std::uint64_t& group,
                    MapStep& step);
   Status map_block(MapAction action, BlockNo block, std::uint64_t from,
@@ -141,6 +150,7 @@ class Volume {
   const std::unique_ptr<Disk> main_;
   const std::unique_ptr<Disk> spare_;
   const std::unique_ptr<RemapStore> store_;
+  std::atomic<std::uint64_t> size_;
   const bool read_only_;
   const std::string missing_spare_;
   const VolumeOptions options_;

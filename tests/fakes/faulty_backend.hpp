@@ -102,6 +102,7 @@ class FaultyBackend final : public Backend {
                                       std::uint64_t length) override;
   Status cache(DeviceOffset offset, std::uint64_t length) override;
   Status flush() override;
+  Result<std::uint64_t> grow() override { return inner_.grow(); }
 
  private:
   struct RuleState {

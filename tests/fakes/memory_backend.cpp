@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: BSD-3-Clause
 #include "tests/fakes/memory_backend.hpp"
 
+#include <algorithm>
 #include <atomic>
 
 #include "plugins/backend/range_check.hpp"
@@ -26,12 +27,13 @@ MemoryBackend::MemoryBackend(std::uint64_t size_bytes,
                              std::uint32_t logical_block_bytes,
                              std::uint32_t physical_block_bytes)
     : info_(fake_disk_info("memory", size_bytes, logical_block_bytes,
-                           physical_block_bytes)) {}
+                           physical_block_bytes)),
+      size_(size_bytes) {}
 
 Status MemoryBackend::read(DeviceOffset offset, Bytes buffer) {
   MutexLock lock(mu_);
   ++calls_.read;
-  if (Status s = check_range(info_, "read", offset, buffer.size()); !s)
+  if (Status s = check_range(info_, "read", offset, buffer.size(), size_); !s)
     return s;
   image_.read(offset.value, buffer);
   return {};
@@ -40,7 +42,7 @@ Status MemoryBackend::read(DeviceOffset offset, Bytes buffer) {
 Status MemoryBackend::write(DeviceOffset offset, ConstBytes data, Durability) {
   MutexLock lock(mu_);
   ++calls_.write;
-  if (Status s = check_change(info_, "write", offset, data.size()); !s)
+  if (Status s = check_change(info_, "write", offset, data.size(), size_); !s)
     return s;
   image_.write(offset.value, data);
   return {};
@@ -50,7 +52,8 @@ Status MemoryBackend::zero(DeviceOffset offset, std::uint64_t length,
                            ZeroMode mode, Durability) {
   MutexLock lock(mu_);
   ++calls_.zero;
-  if (Status s = check_change(info_, "zero", offset, length); !s) return s;
+  if (Status s = check_change(info_, "zero", offset, length, size_); !s)
+    return s;
   if (mode == ZeroMode::fast_only && !info_.fast_zero)
     return make_error(ENOTSUP, io_place(info_, "zero", offset, length));
   image_.zero(offset.value, length, mode != ZeroMode::keep_allocated);
@@ -60,7 +63,8 @@ Status MemoryBackend::zero(DeviceOffset offset, std::uint64_t length,
 Status MemoryBackend::trim(DeviceOffset offset, std::uint64_t length) {
   MutexLock lock(mu_);
   ++calls_.trim;
-  if (Status s = check_change(info_, "trim", offset, length); !s) return s;
+  if (Status s = check_change(info_, "trim", offset, length, size_); !s)
+    return s;
   image_.zero(offset.value, length, true);
   return {};
 }
@@ -69,7 +73,7 @@ Result<std::vector<Extent>> MemoryBackend::extents(DeviceOffset offset,
                                                    std::uint64_t length) {
   MutexLock lock(mu_);
   ++calls_.extents;
-  if (Status s = check_range(info_, "extents", offset, length); !s)
+  if (Status s = check_range(info_, "extents", offset, length, size_); !s)
     return s.error();
   return image_.extents(offset.value, length);
 }
@@ -77,13 +81,18 @@ Result<std::vector<Extent>> MemoryBackend::extents(DeviceOffset offset,
 Status MemoryBackend::cache(DeviceOffset offset, std::uint64_t length) {
   MutexLock lock(mu_);
   ++calls_.cache;
-  return check_range(info_, "cache", offset, length);
+  return check_range(info_, "cache", offset, length, size_);
 }
 
 Status MemoryBackend::flush() {
   MutexLock lock(mu_);
   ++calls_.flush;
   return {};
+}
+
+Result<std::uint64_t> MemoryBackend::grow() {
+  size_ = std::max<std::uint64_t>(size_, enlarged_);
+  return size_.load();
 }
 
 MemoryBackend::Calls MemoryBackend::calls() const {

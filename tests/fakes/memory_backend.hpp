@@ -4,6 +4,8 @@
 //
 // Threads  any, at once; one operation at a time inside.
 
+#include <atomic>
+
 #include "plugins/backend/backend.hpp"
 #include "plugins/base/mutex.hpp"
 #include "tests/fakes/sparse_image.hpp"
@@ -22,7 +24,10 @@ class MemoryBackend final : public Backend {
                          std::uint32_t logical_block_bytes = 512,
                          std::uint32_t physical_block_bytes = 4096);
   // For tests that need a disk with other properties.
-  explicit MemoryBackend(BackendInfo info) : info_(std::move(info)) {}
+  explicit MemoryBackend(BackendInfo info)
+      : info_(std::move(info)), size_(info_.size_bytes) {}
+  // What grow() will find.
+  void enlarge(std::uint64_t size_bytes) { enlarged_ = size_bytes; }
 
   const BackendInfo& info() const override { return info_; }
   Status read(DeviceOffset offset, Bytes buffer) override;
@@ -35,11 +40,14 @@ class MemoryBackend final : public Backend {
                                       std::uint64_t length) override;
   Status cache(DeviceOffset offset, std::uint64_t length) override;
   Status flush() override;
+  Result<std::uint64_t> grow() override;
 
   Calls calls() const;
 
  private:
   const BackendInfo info_;
+  std::atomic<std::uint64_t> size_;
+  std::atomic<std::uint64_t> enlarged_{0};
   mutable Mutex mu_;
   SparseImage image_ GUARDED_BY(mu_);
   Calls calls_ GUARDED_BY(mu_);

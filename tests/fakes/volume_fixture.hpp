@@ -46,6 +46,7 @@ class BorrowedBackend final : public Backend {
     return disk_.cache(offset, length);
   }
   Status flush() override { return disk_.flush(); }
+  Result<std::uint64_t> grow() override { return disk_.grow(); }
 
  private:
   Backend& disk_;

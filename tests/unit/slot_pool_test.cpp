@@ -9,9 +9,15 @@
 namespace nbd_remap {
 namespace {
 
+Layout layout_of(std::uint64_t slots) {
+  Layout layout;
+  layout.slots = slots;
+  return layout;
+}
+
 TEST(SlotPool, gives_every_slot_once_from_the_first_to_the_last) {
   // Mistake 19: slot 0 is a slot. Mistake 11: so is the last.
-  SlotPool pool(100);
+  SlotPool pool(layout_of(100));
   std::set<SlotNo> given;
   for (int i = 0; i < 100; ++i) {
     const auto slot = pool.take();
@@ -25,7 +31,7 @@ TEST(SlotPool, gives_every_slot_once_from_the_first_to_the_last) {
 }
 
 TEST(SlotPool, a_freed_slot_is_given_again_and_a_retired_one_never) {
-  SlotPool pool(3);
+  SlotPool pool(layout_of(3));
   for (int i = 0; i < 3; ++i) ASSERT_TRUE(pool.take());
   pool.retire({0});
   pool.free({2});
@@ -40,7 +46,7 @@ TEST(SlotPool, a_freed_slot_is_given_again_and_a_retired_one_never) {
 
 TEST(SlotPool, a_slot_marked_at_loading_is_not_given) {
   // Mistake 4
-  SlotPool pool(4);
+  SlotPool pool(layout_of(4));
   EXPECT_TRUE(pool.mark_taken({0}));
   EXPECT_TRUE(pool.mark_taken({3}));
   EXPECT_FALSE(pool.mark_taken({3})) << "twice";
@@ -51,7 +57,7 @@ TEST(SlotPool, a_slot_marked_at_loading_is_not_given) {
 }
 
 TEST(SlotPool, retired_slots_are_sorted) {
-  SlotPool pool(8);
+  SlotPool pool(layout_of(8));
   for (int i = 0; i < 8; ++i) ASSERT_TRUE(pool.take());
   for (std::uint64_t slot : {5, 0, 7, 2}) pool.retire({slot});
   const std::vector<SlotNo> want{{0}, {2}, {5}, {7}};
@@ -59,7 +65,7 @@ TEST(SlotPool, retired_slots_are_sorted) {
 }
 
 TEST(SlotPool, threads_never_get_the_same_slot) {
-  SlotPool pool(8000);
+  SlotPool pool(layout_of(8000));
   std::vector<std::vector<SlotNo>> got(8);
   std::vector<std::thread> threads;
   for (auto& mine : got)
