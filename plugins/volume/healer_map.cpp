@@ -37,8 +37,7 @@ Status Healer::same_on(Disk& disk, DeviceOffset at, ConstBytes expected) {
 Status Healer::probe(BlockNo first, std::uint64_t blocks) {
   if (Status answers = main_answers(); !answers) return answers;
   const std::uint64_t start = first.value * block_bytes_;
-  AlignedBuffer all(
-      std::min(blocks * block_bytes_, main_.size() - start));
+  AlignedBuffer all(std::min(blocks * block_bytes_, main_.size() - start));
   return main_.read(DeviceOffset{start}, all.bytes());
 }
 
@@ -127,8 +126,7 @@ Status Healer::unmap(BlockNo block, MapCounts& counts) {
   }
   if (Status answers = main_answers(); !answers) return answers;
   const DeviceOffset start{block.value * block_bytes_};
-  AlignedBuffer content(
-      std::min(block_bytes_, main_.size() - start.value));
+  AlignedBuffer content(std::min(block_bytes_, main_.size() - start.value));
   const auto is_medium = [](const Status& status) {
     return !status && status.error().error_class == ErrorClass::medium;
   };

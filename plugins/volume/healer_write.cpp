@@ -230,8 +230,7 @@ Status Healer::read_sectors(Part& part, std::uint64_t wanted) {
   const std::uint64_t base = part.entry.remapped()
                                  ? layout_.slot(part.entry.slot()).value
                                  : part.start;
-  const std::uint64_t end =
-      std::min(block_bytes_, main_.size() - part.start);
+  const std::uint64_t end = std::min(block_bytes_, main_.size() - part.start);
   auto bit = [](std::uint64_t s) { return std::uint64_t{1} << s; };
   const std::uint64_t sectors = block_bytes_ / kSectorBytes;
   for (std::uint64_t s = 0; s < sectors;) {
