@@ -5,7 +5,6 @@
 #include <libnbd.h>
 
 #include <algorithm>
-#include <atomic>
 #include <cerrno>
 #include <cstring>
 #include <limits>
@@ -13,7 +12,7 @@
 #include <system_error>
 #include <utility>
 
-#include "plugins/backend/nbd_connection.hpp"
+#include "plugins/backend/nbd_link.hpp"
 #include "plugins/backend/nbd_uri.hpp"
 #include "plugins/backend/range_check.hpp"
 #include "plugins/base/aligned_buffer.hpp"
@@ -23,7 +22,6 @@ namespace {
 
 using Op = NbdRequest::Op;
 
-constexpr std::size_t kMaxConnections = 4;
 // Every server takes this much when it says nothing; none needs more.
 constexpr std::uint64_t kMaxPayload = 32U << 20;
 constexpr std::uint64_t kMaxLength = std::numeric_limits<std::uint32_t>::max();
@@ -34,37 +32,37 @@ constexpr std::size_t kZeroesBytes = 1U << 20;
 constexpr std::size_t kBounceBytes = 64U << 10;
 static_assert(kBounceBytes >= 2UL * kMaxBlockBytes);
 
+// A server that is back and not in use yet: one connection, no second try.
+class FreshChannel final : public NbdChannel {
+ public:
+  FreshChannel(NbdConnection& connection, std::chrono::milliseconds timeout)
+      : connection_(connection), timeout_(timeout) {}
+  NbdOutcome run(NbdRequest& request) override {
+    request.deadline = std::chrono::steady_clock::now() + timeout_;
+    const int errnum = connection_.run(request);
+    return {errnum, request.lost, request.lost ? connection_.why_dead() : ""};
+  }
+
+ private:
+  NbdConnection& connection_;
+  const std::chrono::milliseconds timeout_;
+};
+
 class NbdBackend final : public Backend {
  public:
-  using Connections = std::vector<std::unique_ptr<NbdConnection>>;
-
-  NbdBackend(BackendInfo info, std::uint64_t max_payload,
-             Connections connections)
+  NbdBackend(BackendInfo info, const NbdExport& remote,
+             std::unique_ptr<NbdChannel> channel)
       : info_(std::move(info)),
-        remote_(connections.front()->remote()),
-        max_payload_(max_payload),
-        connections_(std::move(connections)),
+        remote_(remote),
+        max_payload_(round_down(
+            remote.maximum_payload
+                ? std::min<std::uint64_t>(remote.maximum_payload, kMaxPayload)
+                : kMaxPayload,
+            info_.logical_block_bytes)),
+        channel_(std::move(channel)),
         bounce_(kBounceBytes) {
-    if (!remote_.can_zero) zeroes_ = AlignedBuffer(kZeroesBytes);
-  }
-  // All say goodbye at the same time. None goes while another one's thread
-  // may still report its death to it.
-  ~NbdBackend() override {
-    for (const auto& connection : connections_) connection->begin_stop();
-    for (const auto& connection : connections_) connection->finish_stop();
-  }
-
-  // One death is the death of all (see the header).
-  Status start() {
-    for (const auto& connection : connections_) {
-      Status started =
-          connection->start(info_.name, [this, dead = connection.get()] {
-            for (const auto& other : connections_)
-              if (other.get() != dead) other->give_up(dead->why_dead());
-          });
-      if (!started) return started;
-    }
-    return {};
+    if (!remote_.can_zero && !info_.read_only)
+      zeroes_ = AlignedBuffer(kZeroesBytes);
   }
 
   const BackendInfo& info() const override { return info_; }
@@ -103,18 +101,7 @@ class NbdBackend final : public Backend {
       return s;
     const bool fua = durability == Durability::fua;
     if (Status s = check_fua(fua, "write", offset, data.size()); !s) return s;
-    std::uint64_t at = offset.value;
-    while (!data.empty()) {
-      NbdRequest request;
-      request.op = Op::write;
-      request.offset = at;
-      request.length = std::min<std::uint64_t>(data.size(), max_payload_);
-      request.data = data.data();
-      request.flags = fua_flag(fua);
-      if (Status s = run(request, "write"); !s) return s;
-      at += request.length;
-      data = data.subspan(request.length);
-    }
+    if (Status s = write_pieces(offset.value, data, fua, false); !s) return s;
     return flush_instead_of_fua(fua);
   }
 
@@ -156,7 +143,8 @@ class NbdBackend final : public Backend {
       return std::move(s).error();
     if (length == 0) return std::vector<Extent>{};
     const std::vector<Extent> data{{length, false, false}};
-    if (!remote_.has_extents) return data;
+    // Nobody shall skip a read that would fail.
+    if (!remote_.has_extents || channel_->in_doubt()) return data;
     const std::uint64_t block = info_.logical_block_bytes;
     NbdRequest request;
     request.op = Op::extents;
@@ -183,17 +171,32 @@ class NbdBackend final : public Backend {
 
  private:
   Status run(NbdRequest& request, std::string_view verb) {
-    NbdConnection& connection =
-        *connections_[next_.fetch_add(1, std::memory_order_relaxed) %
-                      connections_.size()];
-    const int errnum = connection.run(request);
-    if (errnum == 0) return {};
+    const NbdOutcome outcome = channel_->run(request);
+    if (outcome.errnum == 0) return {};
     std::string place =
         io_place(info_, verb, DeviceOffset{request.offset}, request.length);
-    // The connection's death says more than the errno.
-    const std::string why = connection.why_dead();
-    if (!why.empty()) place += ": connection lost: " + why;
-    return make_error(errnum, std::move(place));
+    if (!outcome.why.empty()) place += ": " + outcome.why;
+    if (outcome.transport)
+      return make_error(ErrorClass::transport, outcome.errnum,
+                        std::move(place));
+    return make_error(outcome.errnum, std::move(place));
+  }
+
+  Status write_pieces(std::uint64_t at, ConstBytes data, bool fua,
+                      bool zeroes) {
+    while (!data.empty()) {
+      NbdRequest request;
+      request.op = Op::write;
+      request.offset = at;
+      request.length = std::min<std::uint64_t>(data.size(), max_payload_);
+      request.data = data.data();
+      request.zeroes = zeroes;
+      request.flags = fua_flag(fua);
+      if (Status s = run(request, "write"); !s) return s;
+      at += request.length;
+      data = data.subspan(request.length);
+    }
+    return {};
   }
 
   // A request without payload, in as few pieces as the protocol allows.
@@ -239,8 +242,7 @@ class NbdBackend final : public Backend {
   Status write_zeroes(DeviceOffset offset, std::uint64_t length, bool fua) {
     while (length > 0) {
       const std::uint64_t n = std::min<std::uint64_t>(length, kZeroesBytes);
-      Status written = write(offset, zeroes_.first(n),
-                             fua ? Durability::fua : Durability::cached);
+      Status written = write_pieces(offset.value, zeroes_.first(n), fua, true);
       if (!written) return written;
       offset.value += n;
       length -= n;
@@ -279,10 +281,9 @@ class NbdBackend final : public Backend {
   const BackendInfo info_;
   const NbdExport remote_;
   const std::uint64_t max_payload_;
-  const Connections connections_;
+  const std::unique_ptr<NbdChannel> channel_;
   AlignedBufferPool bounce_;
   AlignedBuffer zeroes_;
-  std::atomic<std::size_t> next_{0};
 };
 
 Error cannot_use(const std::string& name, const std::string& what) {
@@ -328,38 +329,36 @@ Result<BackendInfo> describe(const std::string& uri, const NbdExport& remote,
 
 Result<std::unique_ptr<Backend>> open(const std::string& uri,
                                       const OpenOptions& options) {
-  const auto until = std::chrono::steady_clock::now() + options.deadline;
-  const std::string name = nbd_display_name(uri);
-  NbdBackend::Connections connections;
-  std::size_t wanted = 1;
-  while (connections.size() < wanted) {
-    auto connection =
-        NbdConnection::connect(uri, name, options.deadline, until);
-    if (!connection) {
-      // A server may allow fewer connections than we like.
-      if (!connections.empty()) break;
-      return std::move(connection).error();
-    }
-    const NbdExport& remote = (*connection)->remote();
-    if (remote.can_multi_conn) wanted = kMaxConnections;
-    if (!connections.empty() && remote != connections.front()->remote())
-      return make_error(ErrorClass::transport, EPROTO,
-                        name + ": two connections show different exports");
-    connections.push_back(*std::move(connection));
-  }
-  const NbdExport& remote = connections.front()->remote();
+  NbdLink::Options link_options;
+  link_options.uri = uri;
+  link_options.name = nbd_display_name(uri);
+  link_options.connections = options.connections;
+  link_options.timeout = options.deadline;
+  link_options.log = options.log;
+  link_options.counters = options.counters;
+  if (options.on_reconnect)
+    link_options.check = [=](NbdConnection& fresh, const NbdExport& remote) {
+      OpenOptions looking = options;
+      looking.read_only = true;
+      Result<BackendInfo> info = describe(uri, remote, looking);
+      if (!info) return Status(std::move(info).error());
+      NbdBackend disk(*std::move(info), remote,
+                      std::make_unique<FreshChannel>(fresh, options.deadline));
+      return options.on_reconnect(disk);
+    };
+  auto link = NbdLink::connect(std::move(link_options));
+  if (!link) return std::move(link).error();
+  const NbdExport remote = (*link)->remote();
   Result<BackendInfo> info = describe(uri, remote, options);
   if (!info) return std::move(info).error();
-  const std::uint64_t max_payload = round_down(
-      remote.maximum_payload
-          ? std::min<std::uint64_t>(remote.maximum_payload, kMaxPayload)
-          : kMaxPayload,
-      info->logical_block_bytes);
-  auto backend = std::make_unique<NbdBackend>(*std::move(info), max_payload,
-                                              std::move(connections));
-  if (Status started = backend->start(); !started)
+  // Without FLUSH nothing is ever durable, and nothing ever leaves a journal.
+  const bool journaled = info->can_flush && !info->read_only;
+  if (Status started = (*link)->start(
+          journaled, std::max(info->logical_block_bytes, kMinBlockBytes));
+      !started)
     return std::move(started).error();
-  return std::unique_ptr<Backend>(std::move(backend));
+  return std::unique_ptr<Backend>(
+      std::make_unique<NbdBackend>(*std::move(info), remote, *std::move(link)));
 }
 
 }  // namespace

@@ -2,20 +2,23 @@
 // SPDX-License-Identifier: BSD-3-Clause
 // A Backend over a remote NBD export, by libnbd.
 //
-// Threads      Opening starts one thread for each connection: never open before
-//              a fork (in nbdkit: after_fork or later). The requests of all
-//              callers are in flight at once, on one connection, or on four
-//              if the server promises that they show the same (multi-conn).
-// Waits        Connecting together with the handshake, and each request on the
-//              wire, end within options.deadline. A call larger than the
-//              server's limits is several requests, one after the other, and
-//              each is allowed that time; the first one that fails ends it.
-//              Looking up a host name is bounded by the resolver alone.
-// Errors       The errno of an error reply decides the class. A connection that
-//              is lost, times out or breaks the protocol is class transport,
-//              and so is every later call: there is no reconnecting, and when
-//              one of several connections dies all are given up, since the
-//              server may have lost the unflushed writes it took on that one.
+// Threads      Opening starts one thread for each connection and one more:
+//              never open before a fork (in nbdkit: after_fork or later). The
+//              requests of all callers are in flight at once, on one
+//              connection, or on options.connections if the server promises
+//              that they show the same (multi-conn).
+// Waits        Connecting together with the handshake, and each request, end
+//              within options.deadline. A call larger than the server's limits
+//              is several requests, one after the other, and each is allowed
+//              that time; the first one that fails ends it. Looking up a host
+//              name is bounded by the resolver alone.
+// Loss         A connection that is lost, breaks the protocol or leaves a
+//              request unanswered is made anew, and requests wait and are sent
+//              again within options.deadline; what was acked and not flushed
+//              is written again first. See nbd_link.hpp.
+// Errors       The errno of an error reply decides the class. A server that
+//              does not come back in time, or that is another one when it
+//              does, is class transport.
 // Durability   FUA by the server's flag, or by a flush after the write. A
 //              server that offers neither answers ENOTSUP to both (can_flush
 //              is false).

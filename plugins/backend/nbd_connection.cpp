@@ -1,13 +1,14 @@
 // SPDX-License-Identifier: BSD-3-Clause
 #include "plugins/backend/nbd_connection.hpp"
 
-#include <fmt/format.h>
 #include <libnbd.h>
+#include <poll.h>
 #include <pthread.h>
 #include <signal.h>
 #include <sys/eventfd.h>
 
 #include <algorithm>
+#include <array>
 #include <cerrno>
 #include <new>
 #include <system_error>
@@ -20,15 +21,17 @@ using std::chrono::milliseconds;
 using std::chrono::steady_clock;
 
 constexpr milliseconds kGoodbyeBound{2000};
+constexpr milliseconds kIdle{5000};
 // An answer to BLOCK_STATUS may be 64 MiB long; what is past this is not kept.
 constexpr std::size_t kMaxExtents = 65536;
 
 }  // namespace
 
-NbdConnection::NbdConnection(NbdHandle handle, UniqueFd wake,
-                             milliseconds request_deadline)
-    : request_deadline_(request_deadline),
-      wake_(std::move(wake)),
+NbdRequest::NbdRequest() { sem_init(&answered, 0, 0); }
+NbdRequest::~NbdRequest() { sem_destroy(&answered); }
+
+NbdConnection::NbdConnection(NbdHandle handle, UniqueFd wake)
+    : wake_(std::move(wake)),
       remote_(ask_nbd_export(handle.get())),
       handle_(std::move(handle)) {}
 
@@ -39,13 +42,13 @@ NbdConnection::~NbdConnection() {
 
 Result<std::unique_ptr<NbdConnection>> NbdConnection::connect(
     const std::string& uri, const std::string& name,
-    milliseconds request_deadline, Time until) {
+    const NbdPatience& patience) {
   UniqueFd wake(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
   if (!wake) return make_error(errno, name + ": eventfd");
-  Result<NbdHandle> handle = connect_nbd_handle(uri, name, until);
+  Result<NbdHandle> handle = connect_nbd_handle(uri, name, patience);
   if (!handle) return std::move(handle).error();
   return std::unique_ptr<NbdConnection>(
-      new NbdConnection(*std::move(handle), std::move(wake), request_deadline));
+      new NbdConnection(*std::move(handle), std::move(wake)));
 }
 
 Status NbdConnection::start(const std::string& name,
@@ -67,15 +70,34 @@ Status NbdConnection::start(const std::string& name,
   return status;
 }
 
-int NbdConnection::run(NbdRequest& request) {
+void NbdConnection::begin(NbdRequest& request) {
   request.connection = this;
+  request.lost = false;
+  request.ended = false;
+  request.covered = 0;
+  request.extents.clear();
+  request.extents_complete = false;
   MutexLock lock(mu_);
-  if (dead_ || !why_dead_.empty()) return ENOTCONN;
-  // Under the lock, so that the queue is in the order of the deadlines.
-  request.deadline = steady_clock::now() + request_deadline_;
-  queue_.push_back(request);
-  wake_up();
-  while (!request.done) request.answered.wait(mu_);
+  if (dead_ || !why_dead_.empty()) {
+    request.errnum = ENOTCONN;
+    request.lost = true;
+    sem_post(&request.answered);
+    return;
+  }
+  add_in_flight(request);
+  issue(request);
+  // The thread looks after the rest, and must be told what it does not expect:
+  // a socket that took only a part, an earlier deadline, the end of all.
+  nbd_handle* h = handle_.get();
+  if (!finished_.empty() || (nbd_aio_get_direction(h) & ~polled_) != 0 ||
+      request.deadline < wakes_by_ || nbd_is_gone(h))
+    wake_up();
+}
+
+int NbdConnection::wait(NbdRequest& request) {
+  while (sem_wait(&request.answered) != 0) {
+    // EINTR: the host's signals are not for us.
+  }
   return request.errnum;
 }
 
@@ -108,45 +130,75 @@ void NbdConnection::wake_up() {
 
 void NbdConnection::serve() {
   try {
-    serve_until_told();
+    const std::string reason = serve_until_told();
+    if (reason.empty()) return say_goodbye();
+    die(reason);
   } catch (const std::bad_alloc&) {
     die("out of memory");
   }
 }
 
-void NbdConnection::serve_until_told() {
+std::string NbdConnection::serve_until_told() {
+  std::array<pollfd, 2> fds{{{-1, 0, 0}, {wake_.get(), POLLIN, 0}}};
   for (;;) {
-    const Order order = take_requests();
-    if (order == Order::stop) return say_goodbye();
-    if (order == Order::give_up) return die(why_dead());
-    while (!taken_.empty()) issue(taken_.front());
-    if (lie_) return die(lie_);
-    if (nbd_is_gone(handle_.get()))
-      return die(libnbd_message_.empty() ? "the server closed the connection"
-                                         : libnbd_message_);
-    publish();
-    if (oldest_is_late(steady_clock::now()))
-      return die(
-          fmt::format("no answer within {} ms", request_deadline_.count()));
-    wait_and_move();
+    List ended;
+    std::string reason;
+    int timeout_ms = 0;
+    {
+      MutexLock lock(mu_);
+      if (std::exchange(woken_, false)) {
+        eventfd_t ignored = 0;
+        eventfd_read(wake_.get(), &ignored);
+      }
+      nbd_handle* h = handle_.get();
+      if (fds[0].revents != 0) move_on(fds[0].revents);
+      const Time now = steady_clock::now();
+      if (lie_)
+        reason = lie_;
+      else if (nbd_is_gone(h))
+        reason = libnbd_message_.empty() ? "the server closed the connection"
+                                         : libnbd_message_;
+      else if (!in_flight_.empty() && in_flight_.front().deadline <= now)
+        reason = "no answer in time";
+      else if (!why_dead_.empty())
+        reason = why_dead_;
+      // A request that dies with the connection is lost: die() ends it.
+      if (!reason.empty()) return reason;
+      if (stop_) return {};
+      ended.swap(finished_);
+      fds[0] = {nbd_aio_get_fd(h), nbd_poll_events(h), 0};
+      polled_ = nbd_aio_get_direction(h);
+      // Awake now and then when idle: the next request need not wake it.
+      wakes_by_ = now + kIdle;
+      if (!in_flight_.empty())
+        wakes_by_ = std::min(wakes_by_, in_flight_.front().deadline);
+      timeout_ms = milliseconds_until(wakes_by_);
+    }
+    publish(ended);
+    if (poll(fds.data(), fds.size(), timeout_ms) <= 0) fds[0].revents = 0;
   }
 }
 
-NbdConnection::Order NbdConnection::take_requests() {
-  MutexLock lock(mu_);
-  if (woken_) {
-    eventfd_t ignored = 0;
-    eventfd_read(wake_.get(), &ignored);
-    woken_ = false;
+void NbdConnection::move_on(short socket_events) {
+  if (!tell_nbd(handle_.get(), socket_events)) remember_error();
+}
+
+void NbdConnection::remember_error() {
+  try {
+    libnbd_message_ = nbd_error_line();
+  } catch (const std::bad_alloc&) {
+    // Dead without a reason.
   }
-  taken_.splice(taken_.end(), queue_);
-  if (!why_dead_.empty()) return Order::give_up;
-  return stop_ ? Order::stop : Order::serve;
+}
+
+void NbdConnection::add_in_flight(NbdRequest& request) {
+  auto at = in_flight_.end();
+  while (at != in_flight_.begin() && std::prev(at)->deadline > request.deadline)
+    --at;
+  in_flight_.insert(at, request);
 }
 
 void NbdConnection::issue(NbdRequest& request) {
-  taken_.erase(taken_.iterator_to(request));
-  in_flight_.push_back(request);
   nbd_handle* h = handle_.get();
   const nbd_completion_callback completion{on_completion, &request, nullptr};
   const auto offset = request.offset;
@@ -183,71 +235,63 @@ void NbdConnection::issue(NbdRequest& request) {
   }
   if (cookie != -1) return;
   const int errnum = nbd_get_errno();
-  libnbd_message_ = nbd_error_line();
+  remember_error();
   const bool gone = nbd_is_gone(h);
+  if (request.ended) return;
+  request.lost = gone;
   finish(request, gone ? ENOTCONN : errnum ? errnum : EINVAL);
-}
-
-void NbdConnection::wait_and_move() {
-  const int timeout_ms =
-      in_flight_.empty() ? -1 : milliseconds_until(in_flight_.front().deadline);
-  if (!pump_nbd(handle_.get(), wake_.get(), timeout_ms))
-    libnbd_message_ = nbd_error_line();
-}
-
-bool NbdConnection::oldest_is_late(Time now) const {
-  return !in_flight_.empty() && in_flight_.front().deadline <= now;
 }
 
 void NbdConnection::finish(NbdRequest& request, int errnum) {
   request.errnum = errnum;
+  request.ended = true;
   in_flight_.erase(in_flight_.iterator_to(request));
   finished_.push_back(request);
 }
 
-void NbdConnection::publish() {
-  if (finished_.empty()) return;
-  MutexLock lock(mu_);
-  while (!finished_.empty()) {
-    NbdRequest& request = finished_.front();
-    finished_.pop_front();
-    // The caller owns it again once the lock is released.
-    request.done = true;
-    request.answered.notify_one();
+void NbdConnection::publish(List& ended) {
+  while (!ended.empty()) {
+    NbdRequest& request = ended.front();
+    ended.pop_front();
+    sem_post(&request.answered);  // the caller's from here on
   }
 }
 
 void NbdConnection::die(std::string_view reason) {
-  // From here on nothing can write into a caller's buffer.
-  handle_.reset();
+  List ended;
   {
     MutexLock lock(mu_);
     dead_ = true;
+    const Time now = steady_clock::now();
+    // From here on nothing can write into a caller's buffer.
+    handle_.reset();
+    while (!in_flight_.empty()) {
+      NbdRequest& request = in_flight_.front();
+      request.lost = true;
+      finish(request, request.deadline <= now ? ETIMEDOUT : ENOTCONN);
+    }
     try {
       if (why_dead_.empty()) why_dead_ = reason;
     } catch (const std::bad_alloc&) {
       // Dead without a reason.
     }
-    in_flight_.splice(in_flight_.end(), taken_);
-    in_flight_.splice(in_flight_.end(), queue_);
-  }
-  const Time now = steady_clock::now();
-  while (!in_flight_.empty()) {
-    NbdRequest& request = in_flight_.front();
-    finish(request, request.deadline <= now ? ETIMEDOUT : ENOTCONN);
+    ended.swap(finished_);
   }
   // First, so that no caller who hears of this can still succeed elsewhere.
   if (on_death_) on_death_();
-  publish();
+  publish(ended);
 }
 
 void NbdConnection::say_goodbye() {
+  // Nobody else is here any more.
+  MutexLock lock(mu_);
   nbd_handle* h = handle_.get();
   const Time until = steady_clock::now() + kGoodbyeBound;
   bool fine = nbd_aio_disconnect(h, 0) == 0;
   while (fine && !nbd_is_gone(h) && steady_clock::now() < until)
     fine = pump_nbd(h, -1, milliseconds_until(until));
   handle_.reset();
+  dead_ = true;
 }
 
 int NbdConnection::on_completion(void* user_data, int* error) {
@@ -257,7 +301,10 @@ int NbdConnection::on_completion(void* user_data, int* error) {
       request.covered != request.length) {
     request.connection->lie_ = "the server left out a part of a read";
     errnum = EPROTO;
+    request.lost = true;
   }
+  // No reply says this: libnbd says it of what a dead connection leaves.
+  if (errnum == ENOTCONN) request.lost = true;
   request.connection->finish(request, errnum);
   return 1;  // libnbd forgets the command
 }

@@ -1,25 +1,28 @@
 #pragma once
 // SPDX-License-Identifier: BSD-3-Clause
 // NbdConnection: one connection to an NBD server, shared by any number of
-// threads. A thread of its own owns the libnbd handle, sends the requests of
-// all callers without waiting for earlier answers, and wakes each caller when
-// its answer is there.
+// threads. A caller puts its request on the wire itself; a thread of the
+// connection's own takes the answers and wakes each caller when its answer is
+// there. So nobody waits for earlier answers, and a request costs one wake-up.
 //
 // Death       A connection that is lost, breaks the protocol or leaves a
 //             request unanswered until its deadline is dead for good: the
-//             handle is closed, and only then is every request in flight failed
-//             (ENOTCONN; ETIMEDOUT for the late ones). So no late answer is
-//             ever written into a buffer that its caller has back. Requests
-//             that come later fail at once.
+//             handle is closed, and only then is every request in flight ended
+//             as lost. So no late answer is ever written into a buffer that
+//             its caller has back. Requests that come later are lost at once.
 // Hostility   Nothing the server sends is believed without a check: a read must
 //             be covered by data, extents are counted and capped, texts are
 //             cleaned before they are shown.
-// Threads     run(): any, at once. give_up(): any, at any time after start().
-//             connect(), start(), begin_stop(), finish_stop(), destruction: one
-//             thread, with no run() under way.
-// Waits       connect(): until the given time, plus the system's own time-outs
-//             of looking up a host name. run(): the deadline. finish_stop() and
-//             destruction: 2 s after begin_stop().
+// Threads     begin(), wait(), run(), why_dead(): any, at once. give_up(): any,
+//             at any time after start(). connect(), start(), begin_stop(),
+//             finish_stop(), destruction: one thread, with no request under
+//             way.
+// Waits       connect(): as NbdPatience says. wait(): the request's deadline.
+//             finish_stop() and destruction: 2 s after begin_stop().
+// Lock order  mu_ is held while libnbd is called, and libnbd calls back; no
+//             other lock is taken meanwhile.
+
+#include <semaphore.h>
 
 #include <boost/intrusive/list.hpp>
 #include <chrono>
@@ -38,49 +41,64 @@
 
 namespace nbd_remap {
 
-// One request on the wire. Lives with the caller, untouched by anyone else
-// before run() and after it.
+// One request on the wire. Lives with the caller; untouched by anyone else
+// before begin() and after wait().
 struct NbdRequest {
   enum class Op { read, write, flush, zero, trim, cache, extents };
+
+  NbdRequest();
+  ~NbdRequest();
+  NbdRequest(const NbdRequest&) = delete;
+  NbdRequest& operator=(const NbdRequest&) = delete;
 
   Op op = Op::flush;
   std::uint64_t offset = 0;
   std::uint64_t length = 0;
   std::byte* buffer = nullptr;      // Op::read: length bytes
   const std::byte* data = nullptr;  // Op::write: length bytes
+  bool zeroes = false;              // Op::write: data is nothing but zeroes
   std::uint32_t flags = 0;          // LIBNBD_CMD_FLAG_*
+  std::chrono::steady_clock::time_point deadline;
   // Op::extents: the server's answer from offset on. None has length 0, but
   // there may be none at all, and they may go on beyond offset + length.
   std::vector<Extent> extents;
+  // No answer came, or none that can be believed: the server may have done
+  // it, or not.
+  bool lost = false;
 
   // The rest is the connection's.
   class NbdConnection* connection = nullptr;
   boost::intrusive::list_member_hook<> hook;  // in one list at a time
-  std::chrono::steady_clock::time_point deadline;
   std::uint64_t covered = 0;  // bytes of a read that came so far
   bool extents_complete = false;
+  bool ended = false;
   int errnum = 0;
-  bool done = false;
-  CondVar answered;
+  sem_t answered;  // its waiter may end it while it is still being posted
 };
 
 class NbdConnection {
  public:
   using Time = std::chrono::steady_clock::time_point;
 
-  // Connects and negotiates. `name` stands for the URI in errors: class caller
-  // for a URI that libnbd refuses, transport for anything else.
+  // As connect_nbd_handle().
   static Result<std::unique_ptr<NbdConnection>> connect(
       const std::string& uri, const std::string& name,
-      std::chrono::milliseconds request_deadline, Time until);
+      const NbdPatience& patience);
   ~NbdConnection();
 
   const NbdExport& remote() const { return remote_; }
   // Starts the thread. `on_death` is called by it, once, if the connection
   // dies; with no lock held, before any caller hears of it.
   Status start(const std::string& name, std::function<void()> on_death);
-  // 0 or an errno: of the server's reply, or ENOTCONN, ETIMEDOUT, EPROTO.
-  int run(NbdRequest& request) EXCLUDES(mu_);
+  // Puts it on the wire. REQUIRES: its deadline is set, and wait() follows.
+  void begin(NbdRequest& request) EXCLUDES(mu_);
+  // 0 or an errno: of the server's reply, or, if it is lost, ENOTCONN,
+  // ETIMEDOUT or EPROTO.
+  int wait(NbdRequest& request);
+  int run(NbdRequest& request) EXCLUDES(mu_) {
+    begin(request);
+    return wait(request);
+  }
   // Refuses later requests and kills the connection; does not wait for that.
   void give_up(const std::string& reason) EXCLUDES(mu_);
   // Lets the thread say goodbye to the server.
@@ -96,45 +114,44 @@ class NbdConnection {
       NbdRequest,
       boost::intrusive::member_hook<
           NbdRequest, boost::intrusive::list_member_hook<>, &NbdRequest::hook>>;
-  enum class Order { serve, give_up, stop };
 
-  NbdConnection(NbdHandle handle, UniqueFd wake,
-                std::chrono::milliseconds request_deadline);
+  NbdConnection(NbdHandle handle, UniqueFd wake);
 
   void wake_up() REQUIRES(mu_);
   void serve() EXCLUDES(mu_);
-  void serve_until_told() EXCLUDES(mu_);
-  Order take_requests() EXCLUDES(mu_);
-  void issue(NbdRequest& request);
-  // One turn: waits for the socket, the eventfd or the next deadline.
-  void wait_and_move();
-  bool oldest_is_late(Time now) const;
-  void finish(NbdRequest& request, int errnum);
-  void publish() EXCLUDES(mu_);
+  // Empty: told to stop. Else why the connection shall die.
+  std::string serve_until_told() EXCLUDES(mu_);
+  void issue(NbdRequest& request) REQUIRES(mu_);
+  void add_in_flight(NbdRequest& request) REQUIRES(mu_);
+  void move_on(short socket_events) REQUIRES(mu_);
+  void remember_error() REQUIRES(mu_);
+  void finish(NbdRequest& request, int errnum) REQUIRES(mu_);
+  void publish(List& ended);
   void die(std::string_view reason) EXCLUDES(mu_);
-  void say_goodbye();
-  static int on_completion(void* user_data, int* error);
+  void say_goodbye() EXCLUDES(mu_);
+  // libnbd calls these, and is only called with mu_ held.
+  static int on_completion(void* user_data,
+                           int* error) NO_THREAD_SAFETY_ANALYSIS;
   static int on_chunk(void* user_data, const void* data, std::size_t count,
                       std::uint64_t offset, unsigned status, int* error);
   static int on_extents(void* user_data, const char* context,
                         std::uint64_t offset, std::uint32_t* entries,
                         std::size_t count, int* error);
 
-  const std::chrono::milliseconds request_deadline_;
   const UniqueFd wake_;  // eventfd
   const NbdExport remote_;
   std::function<void()> on_death_;
 
-  // The thread's own, once it runs.
-  NbdHandle handle_;
-  List taken_;                  // not yet given to libnbd
-  List in_flight_;              // oldest first
-  List finished_;               // not yet told to their callers
-  std::string libnbd_message_;  // of the last call that failed
-  const char* lie_ = nullptr;   // seen by a callback; ends the connection
-
   mutable Mutex mu_;
-  List queue_ GUARDED_BY(mu_);
+  NbdHandle handle_ GUARDED_BY(mu_);  // null once it is dead
+  List in_flight_ GUARDED_BY(mu_);    // by deadline
+  List finished_ GUARDED_BY(mu_);     // not yet told to their callers
+  // Of the last libnbd call that failed.
+  std::string libnbd_message_ GUARDED_BY(mu_);
+  // Seen by a callback; ends the connection.
+  const char* lie_ GUARDED_BY(mu_) = nullptr;
+  unsigned polled_ GUARDED_BY(mu_) = 0;  // directions that the thread awaits
+  Time wakes_by_ GUARDED_BY(mu_) = Time::max();  // the thread, by itself
   bool woken_ GUARDED_BY(mu_) = false;
   bool stop_ GUARDED_BY(mu_) = false;
   bool dead_ GUARDED_BY(mu_) = false;

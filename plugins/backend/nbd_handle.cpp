@@ -3,11 +3,15 @@
 
 #include <libnbd.h>
 #include <poll.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <array>
 #include <cerrno>
 #include <system_error>
+
+#include "plugins/backend/nbd_uri.hpp"
+#include "plugins/base/tool_text.hpp"
 
 namespace nbd_remap {
 namespace {
@@ -20,13 +24,27 @@ std::uint64_t size_or_zero(std::int64_t size) {
   return size > 0 ? static_cast<std::uint64_t>(size) : 0;
 }
 
+// libnbd's own words name neither the file nor what is wrong with it.
+Status check_tls_files(const std::string& uri, const std::string& name) {
+  for (const std::string& file : nbd_tls_files(uri)) {
+    if (::access(file.c_str(), R_OK) == 0) continue;
+    const int errnum = errno;
+    return make_error(ErrorClass::caller, errnum,
+                      name + ": TLS: cannot read " + printable(file));
+  }
+  return {};
+}
+
 }  // namespace
 
 void CloseNbdHandle::operator()(nbd_handle* handle) const { nbd_close(handle); }
 
 Result<NbdHandle> connect_nbd_handle(const std::string& uri,
                                      const std::string& name,
-                                     steady_clock::time_point until) {
+                                     const NbdPatience& patience) {
+  if (Status fine = check_nbd_uri(uri); !fine) return std::move(fine).error();
+  if (Status fine = check_tls_files(uri, name); !fine)
+    return std::move(fine).error();
   NbdHandle handle(nbd_create());
   nbd_handle* h = handle.get();
   if (!h) return make_error(ENOMEM, name + ": nbd_create");
@@ -49,11 +67,13 @@ Result<NbdHandle> connect_nbd_handle(const std::string& uri,
                           "; expected one like nbd://host/export or "
                           "nbd+unix:///export?socket=/run/nbd.sock");
   while (fine && nbd_aio_is_connecting(h) == 1) {
-    if (steady_clock::now() >= until)
+    if (patience.cancelled && *patience.cancelled)
+      return make_error(ErrorClass::transport, ECANCELED, name + ": connect");
+    if (steady_clock::now() >= patience.until)
       return make_error(
           ErrorClass::transport, ETIMEDOUT,
           name + ": the server did not finish the handshake in time");
-    fine = pump_nbd(h, -1, milliseconds_until(until));
+    fine = pump_nbd(h, patience.wake_fd, milliseconds_until(patience.until));
   }
   if (nbd_aio_is_ready(h) == 1) return handle;
   const int errnum = fine ? 0 : nbd_get_errno();
@@ -85,19 +105,32 @@ NbdExport ask_nbd_export(nbd_handle* h) {
 }
 
 bool pump_nbd(nbd_handle* handle, int wake_fd, int timeout_ms) {
+  std::array<pollfd, 2> fds{
+      {{nbd_aio_get_fd(handle), nbd_poll_events(handle), 0},
+       {wake_fd, POLLIN, 0}}};
+  if (poll(fds.data(), fds.size(), timeout_ms) <= 0) return true;
+  return tell_nbd(handle, fds[0].revents);
+}
+
+short nbd_poll_events(nbd_handle* handle) {
   const unsigned direction = nbd_aio_get_direction(handle);
   short events = 0;
   if (direction & LIBNBD_AIO_DIRECTION_READ) events |= POLLIN;
   if (direction & LIBNBD_AIO_DIRECTION_WRITE) events |= POLLOUT;
-  std::array<pollfd, 2> fds{
-      {{nbd_aio_get_fd(handle), events, 0}, {wake_fd, POLLIN, 0}}};
-  if (poll(fds.data(), fds.size(), timeout_ms) <= 0) return true;
-  const short got = fds[0].revents;
-  if (got == 0) return true;
+  return events;
+}
+
+// The direction may have changed since poll(2) was asked.
+bool tell_nbd(nbd_handle* handle, short socket_events) {
   constexpr short kTrouble = POLLERR | POLLHUP | POLLNVAL;
-  if ((events & POLLIN) && (got & (POLLIN | kTrouble)))
+  const unsigned direction = nbd_aio_get_direction(handle);
+  if ((direction & LIBNBD_AIO_DIRECTION_READ) &&
+      (socket_events & (POLLIN | kTrouble)))
     return nbd_aio_notify_read(handle) == 0;
-  return nbd_aio_notify_write(handle) == 0;
+  if ((direction & LIBNBD_AIO_DIRECTION_WRITE) &&
+      (socket_events & (POLLOUT | kTrouble)))
+    return nbd_aio_notify_write(handle) == 0;
+  return true;
 }
 
 bool nbd_is_gone(nbd_handle* handle) {

@@ -6,6 +6,7 @@
 //
 // Threads  a handle: one at a time. Errors belong to the thread that got them.
 
+#include <atomic>
 #include <chrono>
 #include <cstdint>
 #include <memory>
@@ -40,11 +41,22 @@ struct NbdExport {
   friend bool operator==(const NbdExport&, const NbdExport&) = default;
 };
 
+// How long connecting may take, with the handshake and besides the resolver's
+// own time-outs of looking up a host name.
+struct NbdPatience {
+  std::chrono::steady_clock::time_point until;
+  // Ended early (ECANCELED) when *cancelled is true; wake_fd (an eventfd, or
+  // -1) becomes readable then.
+  int wake_fd = -1;
+  const std::atomic<bool>* cancelled = nullptr;
+};
+
 // Connects and negotiates. `name` stands for the URI in errors: class caller
-// for a URI that libnbd refuses, transport for anything else.
-Result<NbdHandle> connect_nbd_handle(
-    const std::string& uri, const std::string& name,
-    std::chrono::steady_clock::time_point until);
+// for a URI that is refused (check_nbd_uri, libnbd) or TLS files that cannot be
+// read, transport for anything else.
+Result<NbdHandle> connect_nbd_handle(const std::string& uri,
+                                     const std::string& name,
+                                     const NbdPatience& patience);
 
 // REQUIRES: connected.
 NbdExport ask_nbd_export(nbd_handle* handle);
@@ -52,6 +64,9 @@ NbdExport ask_nbd_export(nbd_handle* handle);
 // Waits for the handle's socket, or for wake_fd if it is not negative, and
 // tells libnbd. False when libnbd reported an error.
 bool pump_nbd(nbd_handle* handle, int wake_fd, int timeout_ms);
+// What poll(2) shall look for, and what libnbd is told of what poll(2) saw.
+short nbd_poll_events(nbd_handle* handle);
+bool tell_nbd(nbd_handle* handle, short socket_events);
 
 // Dead or closed: it will never touch a buffer again.
 bool nbd_is_gone(nbd_handle* handle);

@@ -3,6 +3,7 @@
 
 #include <sys/socket.h>
 #include <sys/un.h>
+#include <unistd.h>
 
 #include <cstring>
 #include <stdexcept>
@@ -70,29 +71,38 @@ std::string structured_reply(const FakeRequest& request, std::uint16_t type,
       .bytes;
 }
 
-FakeNbdServer::FakeNbdServer(const FakeNbdExport& exported, Answer answer)
-    : export_(exported), answer_(std::move(answer)) {
+FakeNbdServer::FakeNbdServer(const FakeNbdExport& exported, Answer answer,
+                             const std::string& socket)
+    : export_(exported),
+      answer_(std::move(answer)),
+      socket_(socket.empty() ? dir_.file("socket") : socket) {
   listen();
 }
 
 FakeNbdServer::FakeNbdServer(std::string greeting)
-    : greeting_(std::move(greeting)) {
+    : greeting_(std::move(greeting)), socket_(dir_.file("socket")) {
   listen();
 }
 
 FakeNbdServer::~FakeNbdServer() {
   ::shutdown(listener_.get(), SHUT_RDWR);
   acceptor_.join();
-  for (const UniqueFd& fd : sockets_) ::shutdown(fd.get(), SHUT_RDWR);
+  ::unlink(socket_.c_str());
+  hang_up();
   threads_.clear();
+}
+
+void FakeNbdServer::hang_up() {
+  std::lock_guard lock(mu_);
+  for (const UniqueFd& fd : sockets_) ::shutdown(fd.get(), SHUT_RDWR);
 }
 
 void FakeNbdServer::listen() {
   listener_ = UniqueFd(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
   sockaddr_un address{};
   address.sun_family = AF_UNIX;
-  std::strncpy(address.sun_path, dir_.file("socket").c_str(),
-               sizeof address.sun_path - 1);
+  std::strncpy(address.sun_path, socket_.c_str(), sizeof address.sun_path - 1);
+  ::unlink(socket_.c_str());
   if (::bind(listener_.get(), reinterpret_cast<sockaddr*>(&address),
              sizeof address) != 0 ||
       ::listen(listener_.get(), 8) != 0)
@@ -163,11 +173,15 @@ void FakeNbdServer::serve(int fd) {
       ::shutdown(fd, SHUT_RDWR);
       return;
     }
-    if (request.type == 1 && !receive(fd, in, request.length)) return;
+    if (request.type == 1 && !receive(fd, request.data, request.length)) return;
     ++requests_;
-    const bool sent = transmit(fd, answer_(request));
+    std::string answer = answer_(request);
+    const bool cut = answer.ends_with(kHangUp);
+    if (cut) answer.resize(answer.size() - kHangUp.size());
+    const bool sent = transmit(fd, answer);
     ++answers_;
-    if (!sent) return;
+    if (cut) ::shutdown(fd, SHUT_RDWR);
+    if (cut || !sent) return;
   }
 }
 

@@ -3,12 +3,14 @@
 // FakeNbdServer: a server that negotiates as it should (structured replies,
 // base:allocation) and then does whatever a test wants with each request: lies,
 // rubbish, silence. One thread for each connection.
+// kHangUp at the end of an answer cuts the connection there.
 
 #include <atomic>
 #include <cstdint>
 #include <functional>
 #include <mutex>
 #include <string>
+#include <string_view>
 #include <thread>
 #include <vector>
 
@@ -37,12 +39,15 @@ class WireBytes {
   }
 };
 
+inline constexpr std::string_view kHangUp = "<hang up here>";
+
 struct FakeRequest {
   std::uint16_t flags = 0;
   std::uint16_t type = 0;  // 0 read, 1 write, 2 disconnect, 3 flush, 7 status
   std::uint64_t cookie = 0;
   std::uint64_t offset = 0;
   std::uint32_t length = 0;
+  std::string data;  // of a write
 };
 
 std::string simple_reply(const FakeRequest& request, std::uint32_t error,
@@ -65,18 +70,20 @@ class FakeNbdServer {
   // Gives the bytes to send; empty sends nothing.
   using Answer = std::function<std::string(const FakeRequest&)>;
   // After the handshake.
-  FakeNbdServer(const FakeNbdExport& exported, Answer answer);
+  // socket: where it listens, if not in a directory of its own.
+  FakeNbdServer(const FakeNbdExport& exported, Answer answer,
+                const std::string& socket = "");
   // Instead of a handshake: sends `greeting` to whoever connects, and waits.
   explicit FakeNbdServer(std::string greeting);
   ~FakeNbdServer();
 
-  std::string uri() const {
-    return "nbd+unix:///?socket=" + dir_.file("socket");
-  }
+  std::string uri() const { return "nbd+unix:///?socket=" + socket_; }
   int connections() const { return connections_; }
   int requests() const { return requests_; }
   // Sent, or tried to.
   int answers() const { return answers_; }
+  // Cuts every connection that there is.
+  void hang_up();
 
  private:
   void listen();
@@ -88,6 +95,7 @@ class FakeNbdServer {
   const Answer answer_;
   const std::string greeting_;
   ScratchDir dir_;
+  const std::string socket_;
   UniqueFd listener_;
   std::atomic<int> connections_{0};
   std::atomic<int> requests_{0};

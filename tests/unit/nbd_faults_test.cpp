@@ -36,7 +36,10 @@ TEST(NbdFaults, an_error_reply_is_classified_by_its_errno) {
                                std::string("error=") + row.errnum,
                                "error-rate=100%", "error-file=@DIR@/fail",
                                "logfile=@DIR@/log"});
-    const auto disk = open_nbd(server.uri());
+    // A server that says it is shutting down is waited for.
+    const bool waits = row.error_class == ErrorClass::transport;
+    const auto disk =
+        open_nbd(server.uri(), waits ? milliseconds(300) : seconds(20));
     const auto data = pattern(512, 1);
     ASSERT_TRUE(disk->write({0}, data, Durability::cached).ok());
     std::ofstream(server.file("fail")).put('x');
@@ -49,43 +52,52 @@ TEST(NbdFaults, an_error_reply_is_classified_by_its_errno) {
     EXPECT_EQ(written.error().error_class, row.error_class) << row.errnum;
     EXPECT_NE(read.error().place.find("read 512 bytes at 0"),
               std::string::npos);
-    // The fault fired, and the connection outlived it.
-    EXPECT_EQ(server.logged("return=-1"), 2) << server.log();
+    // The fault fired, and a connection outlived it.
+    EXPECT_GE(server.logged("return=-1"), 2) << server.log();
+    EXPECT_EQ(server.logged(" Connect ") > 4, waits) << server.log();
     std::filesystem::remove(server.file("fail"));
-    EXPECT_TRUE(reads_as(*disk, 0, data));
+    EXPECT_TRUE(eventually([&] { return reads_as(*disk, 0, data); }));
   }
 }
 
-TEST(NbdFaults, a_killed_server_fails_what_is_in_flight_and_what_comes_later) {
+TEST(NbdFaults, a_killed_server_fails_what_waits_in_time_and_the_rest_at_once) {
   NbdkitServer server({"-t", "8", "--filter=log", "--filter=delay", "memory",
                        "1M", "rdelay=60", "logfile=@DIR@/log"});
-  const auto disk = open_nbd(server.uri());
+  const auto disk = open_nbd(server.uri(), seconds(1));
   std::vector<Status> results(8);
-  steady_clock::time_point killed;
+  std::vector<steady_clock::duration> took(8);
   {
     std::vector<std::jthread> threads;
     for (std::size_t t = 0; t < results.size(); ++t)
       threads.emplace_back([&, t] {
         std::vector<std::byte> buffer(4096);
+        const auto start = steady_clock::now();
         results[t] = disk->read({t * 4096}, buffer);
+        took[t] = steady_clock::now() - start;
       });
     EXPECT_TRUE(eventually([&] { return server.logged(" Read id=") == 8; }))
         << server.log();
-    killed = steady_clock::now();
     server.kill();
   }
-  EXPECT_LT(steady_clock::now() - killed, seconds(2));
-  for (const Status& result : results) {
-    ASSERT_FALSE(result.ok());
-    EXPECT_EQ(result.error().error_class, ErrorClass::transport);
-    EXPECT_EQ(result.error().errnum, ENOTCONN);
+  for (std::size_t t = 0; t < results.size(); ++t) {
+    ASSERT_FALSE(results[t].ok());
+    EXPECT_EQ(results[t].error().error_class, ErrorClass::transport);
+    EXPECT_LT(took[t], milliseconds(1500));
   }
+  // It has been down for the whole time-out.
+  EXPECT_TRUE(eventually([&] {
+    const auto start = steady_clock::now();
+    const Status flushed = disk->flush();
+    return !flushed.ok() && steady_clock::now() - start < milliseconds(50);
+  }));
   const auto later = steady_clock::now();
   for (int i = 0; i < 100; ++i) {
     const Status flushed = disk->flush();
     ASSERT_FALSE(flushed.ok());
     EXPECT_EQ(flushed.error().error_class, ErrorClass::transport);
-    EXPECT_NE(flushed.error().place.find("connection lost"), std::string::npos);
+    EXPECT_NE(flushed.error().place.find("no connection for"),
+              std::string::npos)
+        << flushed.error().place;
   }
   EXPECT_LT(steady_clock::now() - later, seconds(1));
 }
@@ -104,8 +116,7 @@ TEST(NbdFaults, a_server_that_hangs_is_given_up_at_the_deadline) {
   EXPECT_GE(took, milliseconds(300));
   EXPECT_LT(took, seconds(2));
   server.send(SIGCONT);
-  // For good, also once the server is back.
-  EXPECT_EQ(disk->flush().error().errnum, ENOTCONN);
+  EXPECT_TRUE(eventually([&] { return disk->flush().ok(); }));
   EXPECT_EQ(std::count(buffer.begin(), buffer.end(), std::byte{0x5A}), 65536);
 }
 
@@ -132,8 +143,8 @@ TEST(NbdFaults, a_late_answer_does_not_touch_the_buffer) {
   EXPECT_EQ(server.answers(), 0);
   caller_was_told.set_value();
   EXPECT_TRUE(eventually([&] { return server.answers() == 1; }));
-  // Nothing the answer set off is still on its way once all is closed.
-  EXPECT_FALSE(disk->flush().ok());
+  // Answered over other connections.
+  EXPECT_TRUE(eventually([&] { return disk->flush().ok(); }));
   EXPECT_EQ(std::count(buffer.begin(), buffer.end(), std::byte{0x5A}), 65536);
 }
 
@@ -148,7 +159,7 @@ TEST(NbdFaults, closing_does_not_wait_long_for_a_server_that_hangs) {
   EXPECT_LT(took, seconds(4));
 }
 
-TEST(NbdFaults, one_lost_connection_of_several_ends_them_all) {
+TEST(NbdFaults, one_lost_connection_of_several_takes_them_all_down) {
   // memory promises multi-conn, so there are four.
   const NbdkitServer server(
       {"--filter=log", "memory", "1M", "logfile=@DIR@/log"});
@@ -163,12 +174,11 @@ TEST(NbdFaults, one_lost_connection_of_several_ends_them_all) {
       ++cut;
   }
   ASSERT_EQ(cut, 1);
-  int failed_in_a_row = 0;
   EXPECT_TRUE(eventually([&] {
-    failed_in_a_row = disk->flush().ok() ? 0 : failed_in_a_row + 1;
-    return failed_in_a_row == 8;
-  }));
-  EXPECT_EQ(disk->flush().error().errnum, ENOTCONN);
+    return disk->flush().ok() && server.logged(" Connect ") == 8;
+  })) << server.log();
+  EXPECT_TRUE(eventually([&] { return server.logged(" Disconnect ") == 4; }))
+      << server.log();
 }
 
 TEST(NbdFaults, nobody_listening_is_an_error_at_once) {

@@ -60,13 +60,12 @@ TEST(NbdHostile, a_read_that_is_answered_without_all_its_data_fails) {
               .text(std::string(request.length - missing, 'x'))
               .bytes);
     });
-    const auto disk = open_nbd(server.uri());
+    const auto disk = open_nbd(server.uri(), milliseconds(200));
     const Status result = read_block(*disk);
-    EXPECT_EQ(server.requests(), 1);
+    EXPECT_GE(server.requests(), 2);  // it was given another chance
     ASSERT_FALSE(result.ok()) << missing;
     // Not medium: nothing is known of the disk (contract C10).
     EXPECT_EQ(result.error().error_class, ErrorClass::transport) << missing;
-    EXPECT_EQ(disk->flush().error().errnum, ENOTCONN);
   }
 }
 
@@ -77,7 +76,7 @@ TEST(NbdHostile, data_outside_the_request_ends_the_connection) {
           request, kData,
           WireBytes().u64(offset).text(std::string(8192, 'x')).bytes);
     });
-    const auto disk = open_nbd(server.uri());
+    const auto disk = open_nbd(server.uri(), milliseconds(200));
     const Status result = read_block(*disk);
     ASSERT_FALSE(result.ok());
     EXPECT_EQ(result.error().error_class, ErrorClass::transport);
@@ -89,9 +88,9 @@ TEST(NbdHostile, an_answer_to_a_question_never_asked_ends_the_connection) {
     request.cookie += 77;
     return simple_reply(request, 0);
   });
-  const auto disk = open_nbd(server.uri());
-  EXPECT_EQ(disk->flush().error().errnum, ENOTCONN);
-  EXPECT_EQ(server.requests(), 1);
+  const auto disk = open_nbd(server.uri(), milliseconds(200));
+  EXPECT_EQ(disk->flush().error().error_class, ErrorClass::transport);
+  EXPECT_GE(server.requests(), 2);
 }
 
 TEST(NbdHostile, extents_are_clamped_to_what_was_asked) {
@@ -121,7 +120,7 @@ TEST(NbdHostile, no_extents_of_use_mean_data) {
       return empty_entries ? status_reply(request, {{0, 3}, {0, 3}})
                            : structured_reply(request, kNone, "");
     });
-    const auto disk = open_nbd(server.uri());
+    const auto disk = open_nbd(server.uri(), milliseconds(200));
     const auto extents = disk->extents({0}, 4096);
     if (!extents.ok()) {  // libnbd may call it a broken protocol
       EXPECT_EQ(extents.error().error_class, ErrorClass::transport);
@@ -218,7 +217,7 @@ TEST(NbdHostile, rubbish_instead_of_replies_never_succeeds_or_aborts) {
       for (int n = 0; n < 300; ++n) reply += static_cast<char>(random());
       return reply;
     });
-    const auto disk = open_nbd(server.uri(), milliseconds(200));
+    const auto disk = open_nbd(server.uri(), milliseconds(50));
     EXPECT_FALSE(read_block(*disk).ok()) << "seed 2, round " << i;
     EXPECT_GE(server.requests(), 1);
   }
