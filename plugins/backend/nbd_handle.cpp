@@ -61,7 +61,8 @@ Result<NbdHandle> connect_nbd_handle(const std::string& uri,
     return make_error(ENOTSUP, name + ": " + nbd_error_line());
 
   bool fine = nbd_aio_connect_uri(h, uri.c_str()) == 0;
-  if (!fine && nbd_aio_is_created(h) == 1)
+  // A host that is not there is found out here, and is nobody's mistake.
+  if (!fine && nbd_get_errno() == EINVAL && nbd_aio_is_created(h) == 1)
     return make_error(ErrorClass::caller, EINVAL,
                       name + ": not an NBD URI: " + nbd_error_line() +
                           "; expected one like nbd://host/export or "
@@ -78,7 +79,11 @@ Result<NbdHandle> connect_nbd_handle(const std::string& uri,
   if (nbd_aio_is_ready(h) == 1) return handle;
   const int errnum = fine ? 0 : nbd_get_errno();
   return make_error(
-      ErrorClass::transport, errnum ? errnum : EPROTO,
+      // A name that the resolver does not know comes without an errno.
+      ErrorClass::transport,
+      errnum                       ? errnum
+      : nbd_aio_is_created(h) == 1 ? EHOSTUNREACH
+                                   : EPROTO,
       name + ": cannot connect: " +
           (fine ? "the server closed the connection" : nbd_error_line()));
 }

@@ -8,6 +8,9 @@
 #include <climits>
 #include <cstdlib>
 #include <memory>
+#include <utility>
+
+#include "plugins/backend/nbd_uri.hpp"
 
 namespace nbd_remap {
 namespace {
@@ -52,14 +55,18 @@ Status parse_disk(const std::string& key, const std::string& value,
     return wrong(key, value, "a file, a block device or an NBD URI",
                  "/dev/sdb");
   if (!is_nbd_uri(value)) return parse_path(key, value, out);
-  const auto at = value.find("socket=");
-  if (at != std::string::npos) {
-    const std::string socket = value.substr(at + 7);
-    if (!socket.starts_with("/") && !socket.starts_with("%2"))
-      return wrong(key, value, "an absolute path of the socket",
-                   "nbd+unix:///?socket=/run/disk.sock");
-  }
+  if (Status fine = check_nbd_uri(value); !fine)
+    return make_error(ErrorClass::caller, EINVAL,
+                      key + "=" + std::move(fine).error().place);
   out = value;
+  return {};
+}
+
+Status parse_seconds(const std::string& key, const std::string& value,
+                     std::chrono::seconds& out) {
+  const auto n = parse_number(value, 1, 3600);
+  if (!n) return wrong(key, value, "seconds from 1 to 3600", "20");
+  out = std::chrono::seconds(*n);
   return {};
 }
 
@@ -114,6 +121,14 @@ Status ParameterParser::add(const std::string& key, const std::string& value) {
     p.block_bytes = static_cast<std::uint32_t>(*n);
     return {};
   }
+  if (key == "main-connections") {
+    const auto n = parse_number(value, 1, 16);
+    if (!n) return wrong(key, value, "a number from 1 to 16", "4");
+    p.main_connections = static_cast<unsigned>(*n);
+    return {};
+  }
+  if (key == "main-timeout") return parse_seconds(key, value, p.main_timeout);
+  if (key == "spare-timeout") return parse_seconds(key, value, p.spare_timeout);
   if (key == "retries") {
     const auto n = parse_number(value, 0, 100);
     if (!n) return wrong(key, value, "a number from 0 to 100", "2");
@@ -137,14 +152,15 @@ Status ParameterParser::add(const std::string& key, const std::string& value) {
   return make_error(
       ErrorClass::caller, EINVAL,
       fmt::format("{}={}: unknown parameter; expected one of main, spare, "
-                  "control, direct, block-size, on-pending-write, retries, "
+                  "control, direct, main-connections, main-timeout, "
+                  "spare-timeout, block-size, on-pending-write, retries, "
                   "breaker, spare-uuid, missing-spare, for example "
                   "spare=/dev/sdc",
                   key, value));
 }
 
 Result<Parameters> ParameterParser::finish() const {
-  const Parameters& p = parameters_;
+  Parameters p = parameters_;
   if (p.main.empty())
     return make_error(ErrorClass::caller, EINVAL,
                       "main= is missing: expected the disk to serve, for "
@@ -153,7 +169,8 @@ Result<Parameters> ParameterParser::finish() const {
     return make_error(ErrorClass::caller, EINVAL,
                       "spare= is missing: expected the disk that takes what "
                       "main= cannot hold, for example spare=/dev/sdc");
-  if (p.main == p.spare)
+  if (p.main == p.spare || (is_nbd_uri(p.main) && is_nbd_uri(p.spare) &&
+                            same_nbd_export(p.main, p.spare)))
     return make_error(ErrorClass::caller, EINVAL,
                       fmt::format("spare={}: the same as main=; expected "
                                   "another disk, for example spare=/dev/sdc",
@@ -164,6 +181,8 @@ Result<Parameters> ParameterParser::finish() const {
                                   "a path for a new socket, for example "
                                   "control=/run/nbd-remap/disk.sock",
                                   p.control));
+  // A request may wait for a region while another one waits for both disks.
+  p.volume.lock_bound += p.main_timeout + p.spare_timeout;
   return p;
 }
 
@@ -174,6 +193,11 @@ const char* parameter_help() {
          "                       with 'nbd-remapctl spare format'\n"
          "control=SOCKET         Unix socket for nbd-remapctl\n"
          "direct=auto|on|off     direct I/O (default auto)\n"
+         "main-connections=N     to a remote MAIN with multi-conn (default 4)\n"
+         "main-timeout=SECONDS   how long requests wait for a remote MAIN "
+         "that\n"
+         "                       does not answer or was lost (default 20)\n"
+         "spare-timeout=SECONDS  same for a remote SPARE (default 8)\n"
          "block-size=BYTES       refuse a SPARE with blocks of another size\n"
          "on-pending-write=main-first|spare-first\n"
          "                       where a write to an unreadable block goes\n"

@@ -3,6 +3,7 @@
 // The key=value words of the command line. Defaults are tested against
 // nbdkit-remap-plugin(1).
 
+#include <chrono>
 #include <cstdint>
 #include <map>
 #include <optional>
@@ -22,6 +23,11 @@ struct Parameters {
   std::string spare;    // same
   std::string control;  // absolute path of a Unix socket; empty: none
   DirectIo direct = DirectIo::automatic;
+  // Of remotes. Together less than the 30 s after which the kernel's client
+  // thinks that a request hangs.
+  unsigned main_connections = 4;
+  std::chrono::seconds main_timeout{20};
+  std::chrono::seconds spare_timeout{8};
   std::optional<std::uint32_t> block_bytes;  // refuse a SPARE with another
   std::optional<Uuid> spare_uuid;            // refuse any other SPARE
   MissingSpare missing_spare = MissingSpare::refuse;

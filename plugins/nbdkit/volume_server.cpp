@@ -42,9 +42,12 @@ struct Disks {
 
 // missing-spare=readonly: a SPARE that cannot be opened for writing is opened
 // for reading, and if that fails too there is none.
-Result<Disks> open_disks(const Parameters& p) {
+Result<Disks> open_disks(const Parameters& p, const LogSink& log) {
   OpenOptions options;
   options.direct = p.direct;
+  options.log = log;
+  options.connections = p.main_connections;
+  options.deadline = p.main_timeout;
   Disks disks;
   auto main = open_backend(p.main, options);
   if (!main) return in_step("main", std::move(main).error());
@@ -60,6 +63,8 @@ Result<Disks> open_disks(const Parameters& p) {
                       fmt::format("main={}: offers no FLUSH, so nothing on it "
                                   "would ever be durable",
                                   p.main));
+  options.connections = OpenOptions{}.connections;
+  options.deadline = p.spare_timeout;
   auto spare = open_backend(p.spare, options);
   Error why;
   if (spare) {
@@ -139,7 +144,7 @@ Status rehearse_start(const Parameters& p, const LogSink& log) {
   if (!p.control.empty())
     if (Status free = HttpServer::check(p.control); !free)
       return in_step("control", std::move(free).error());
-  auto disks = open_disks(p);
+  auto disks = open_disks(p, log);
   if (!disks) return std::move(disks).error();
   warn_if_cached(*disks->main, "main", log);
   if (!disks->spare) return {};
@@ -163,7 +168,7 @@ Result<std::unique_ptr<VolumeServer>> VolumeServer::start(const Parameters& p,
                   fmt::format("start: nbd-remap {}", build_id()));
   self->listening_ = listening_sockets();
   auto began = steady_clock::now();
-  auto disks = open_disks(p);
+  auto disks = open_disks(p, self->host_.log);
   if (!disks) return std::move(disks).error();
   self->step("start: disks opened", began);
 

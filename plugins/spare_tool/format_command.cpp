@@ -12,6 +12,7 @@
 
 #include "plugins/backend/open_backend.hpp"
 #include "plugins/base/aligned_buffer.hpp"
+#include "plugins/backend/nbd_uri.hpp"
 #include "plugins/base/clock.hpp"
 #include "plugins/base/tool_text.hpp"
 #include "plugins/remap/spare_format.hpp"
@@ -23,6 +24,7 @@ namespace {
 // is in use.
 bool same_disk(const std::string& a, const std::string& b) {
   if (a == b) return true;
+  if (is_nbd_uri(a) && is_nbd_uri(b)) return same_nbd_export(a, b);
   struct stat sa {};
   struct stat sb {};
   if (is_nbd_uri(a) || is_nbd_uri(b) || ::stat(a.c_str(), &sa) != 0 ||

@@ -107,7 +107,7 @@ std::string default_in(const std::string& item) {
 TEST(RemapPlugin, the_man_page_has_the_words_and_defaults_of_the_binary) {
   const auto words = words_of_help();
   const auto items = items_of_pod();
-  ASSERT_EQ(words.size(), 10U) << help();
+  ASSERT_EQ(words.size(), 13U) << help();
   for (const auto& [word, otherwise] : words) {
     ASSERT_TRUE(items.count(word)) << word;
     EXPECT_EQ(default_in(items.at(word)), otherwise) << word;
@@ -121,6 +121,10 @@ TEST(RemapPlugin, the_man_page_has_the_words_and_defaults_of_the_binary) {
   EXPECT_EQ(p.volume.on_pending_write, PendingWrite::main_first);
   EXPECT_EQ(words.at("missing-spare"), "refuse");
   EXPECT_EQ(p.missing_spare, MissingSpare::refuse);
+  EXPECT_EQ(words.at("main-connections"), std::to_string(p.main_connections));
+  EXPECT_EQ(words.at("main-timeout"), std::to_string(p.main_timeout.count()));
+  EXPECT_EQ(words.at("spare-timeout"), std::to_string(p.spare_timeout.count()));
+  EXPECT_LT(p.main_timeout + p.spare_timeout, 30s);
   EXPECT_EQ(words.at("retries"), std::to_string(p.volume.retries));
   EXPECT_EQ(words.at("breaker"), std::to_string(p.volume.breaker));
   for (const char* word :

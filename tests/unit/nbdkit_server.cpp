@@ -31,9 +31,10 @@ bool eventually(const std::function<bool()>& condition,
 }
 
 NbdkitServer::NbdkitServer(std::vector<std::string> words) {
-  std::vector<std::string> args{NBDKIT,     "--exit-with-parent", "-f",
-                                "-U",       file("socket"),       "-P",
+  std::vector<std::string> args{NBDKIT, "--exit-with-parent", "-f", "-P",
                                 file("pid")};
+  const bool tcp = !words.empty() && words.front() == "-p";
+  if (!tcp) args.insert(args.end(), {"-U", file("socket")});
   args.insert(args.end(), words.begin(), words.end());
   std::vector<char*> argv;
   for (std::string& arg : args) {

@@ -25,7 +25,8 @@ bool eventually(const std::function<bool()>& condition,
 class NbdkitServer {
  public:
   // words: filters, plugin and parameters; "@DIR@" in one stands for the
-  // directory. Throws when it is not ready within 5 s.
+  // directory; "-p" first: no socket. Throws when it is not ready within
+  // 5 s.
   explicit NbdkitServer(std::vector<std::string> words);
   ~NbdkitServer();
   NbdkitServer(const NbdkitServer&) = delete;
