@@ -4,80 +4,24 @@
 #include <gtest/gtest.h>
 #include <signal.h>
 
-#include <atomic>
-#include <cstring>
 #include <random>
 #include <thread>
 
+#include "tests/e2e/block_writer.hpp"
 #include "tests/e2e/harness.hpp"
 
 namespace nbd_remap {
 namespace {
 
-constexpr std::uint64_t kBlock = 4096;
 constexpr std::uint64_t kBlocks = 2048;
 constexpr unsigned kWriters = 4;
-
-// Each block belongs to one writer, who numbers what he writes to it. Kept
-// here, outside the server.
-struct BlockHistory {
-  std::uint64_t issued = 0;   // the last number sent
-  std::uint64_t acked = 0;    // the last one acknowledged
-  std::uint64_t durable = 0;  // the last one flushed since, or written with FUA
-};
-
-// Each sector says block, number and its own place.
-std::string stamped(std::uint64_t block, std::uint64_t number) {
-  std::string data;
-  for (std::uint64_t s = 0; s < kBlock / 512; ++s) {
-    std::string sector = pattern(block * 1'000'003 + number * 17 + s, 512);
-    std::memcpy(sector.data(), &number, sizeof number);
-    data += sector;
-  }
-  return data;
-}
-
-class Writer {
- public:
-  Writer(unsigned index, std::uint64_t seed)
-      : index_(index), random_(seed * kWriters + index) {}
-
-  // Until the connection ends.
-  void work(const Client& c) {
-    std::vector<std::uint64_t> unflushed;
-    for (;;) {
-      const std::uint64_t block =
-          random_() % (kBlocks / kWriters) * kWriters + index_;
-      BlockHistory& h = history[block];
-      const bool fua = random_() % 16 == 0;
-      ++h.issued;
-      if (c.write(block * kBlock, stamped(block, h.issued),
-                  fua ? LIBNBD_CMD_FLAG_FUA : 0) != 0)
-        return;
-      h.acked = h.issued;
-      if (fua) h.durable = h.acked;
-      unflushed.push_back(block);
-      ++done;
-      if (random_() % 24 != 0) continue;
-      if (c.flush() != 0) return;
-      for (std::uint64_t b : unflushed) history[b].durable = history[b].acked;
-      unflushed.clear();
-    }
-  }
-  std::vector<BlockHistory> history = std::vector<BlockHistory>(kBlocks);
-  std::atomic<std::uint64_t> done{0};
-
- private:
-  const unsigned index_;
-  std::mt19937_64 random_;
-};
 
 TEST(RemapCrash, killed_under_load_again_and_again_loses_nothing_flushed) {
   const unsigned seed = std::random_device()();
   SCOPED_TRACE("seed " + std::to_string(seed));
   std::mt19937_64 random(seed);
   const ScratchDir dir;
-  const std::string image = dir.make_file("main.img", kBlocks * kBlock);
+  const std::string image = dir.make_file("main.img", kBlocks * kWrittenBlock);
   const std::string spare = dir.make_file("spare.img", 16 << 20);
   const BadDisk disk(
       dir, "disk", image,
@@ -85,9 +29,7 @@ TEST(RemapCrash, killed_under_load_again_and_again_loses_nothing_flushed) {
   format(disk.uri(), spare);
   RemapServer volume(dir, "volume", disk.uri(), spare);
   volume.verbose = false;
-  std::vector<std::unique_ptr<Writer>> writers;
-  for (unsigned i = 0; i < kWriters; ++i)
-    writers.push_back(std::make_unique<Writer>(i, seed));
+  const BlockWriters writers = make_writers(kWriters, kBlocks, seed);
   const int cycles = in_long_form(1'000, 20);
   std::uint64_t remapped = 0;
   std::uint64_t durable = 0;
@@ -95,31 +37,12 @@ TEST(RemapCrash, killed_under_load_again_and_again_loses_nothing_flushed) {
     volume.start();
     const std::uint64_t now = volume.show()["blocks"]["remapped"];
     EXPECT_GE(now, remapped);  // a durable mapping is never lost
-    {
-      const Client c(volume.uri());
-      for (std::uint64_t block = 0; block < kBlocks; ++block) {
-        BlockHistory& h = writers[block % kWriters]->history[block];
-        std::string data;
-        ASSERT_EQ(c.read(block * kBlock, kBlock, &data), 0) << block;
-        for (std::uint64_t s = 0; s < kBlock; s += 512) {
-          std::uint64_t number = 0;
-          std::memcpy(&number, data.data() + s, sizeof number);
-          ASSERT_GE(number, h.durable)
-              << "cycle " << cycle << " block " << block;
-          ASSERT_LE(number, h.issued)
-              << "cycle " << cycle << " block " << block;
-          const std::string right = number == 0
-                                        ? std::string(512, '\0')
-                                        : stamped(block, number).substr(s, 512);
-          ASSERT_TRUE(data.compare(s, 512, right) == 0) << block;
-        }
-        if (h.durable != 0) ++durable;
-      }
-      // What was read is what is there; the next numbers go on from it.
-    }
+    // What was read is what is there; the next numbers go on from it.
+    verify_blocks(Client(volume.uri()), writers, &durable);
+    ASSERT_FALSE(testing::Test::HasFatalFailure()) << "cycle " << cycle;
     std::vector<std::thread> threads;
     const std::uint64_t begin = writers[0]->done;
-    for (auto& writer : writers)
+    for (const auto& writer : writers)
       threads.emplace_back(
           [&writer, c = Client(volume.uri())] { writer->work(c); });
     const std::uint64_t target = begin + 20 + random() % 150;

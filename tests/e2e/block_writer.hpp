@@ -1,0 +1,118 @@
+#pragma once
+// SPDX-License-Identifier: BSD-3-Clause
+// A verifying load for volumes that are killed: writers that number what they
+// write to each block and remember, outside the server, what was issued,
+// acknowledged and made durable; and the check of a volume against that.
+
+#include <gtest/gtest.h>
+
+#include <atomic>
+#include <cstdint>
+#include <cstring>
+#include <memory>
+#include <random>
+#include <string>
+#include <vector>
+
+#include "tests/e2e/harness.hpp"
+
+namespace nbd_remap {
+
+inline constexpr std::uint64_t kWrittenBlock = 4096;
+
+// Each block belongs to one writer, who numbers what he writes to it. Kept
+// here, outside the server.
+struct BlockHistory {
+  std::uint64_t issued = 0;   // the last number sent
+  std::uint64_t acked = 0;    // the last one acknowledged
+  std::uint64_t durable = 0;  // the last one flushed since, or written with FUA
+};
+
+// Each sector says block, number and its own place.
+inline std::string stamped(std::uint64_t block, std::uint64_t number) {
+  std::string data;
+  for (std::uint64_t s = 0; s < kWrittenBlock / 512; ++s) {
+    std::string sector = pattern(block * 1'000'003 + number * 17 + s, 512);
+    std::memcpy(sector.data(), &number, sizeof number);
+    data += sector;
+  }
+  return data;
+}
+
+// One of `writers`, each with every writers-th block. Threads: work() in one;
+// done from any.
+class BlockWriter {
+ public:
+  BlockWriter(unsigned index, unsigned writers, std::uint64_t blocks,
+              std::uint64_t seed)
+      : history(blocks),
+        index_(index),
+        writers_(writers),
+        random_(seed * writers + index) {}
+
+  // Until the connection ends or a request fails.
+  void work(const Client& c) {
+    std::vector<std::uint64_t> unflushed;
+    for (;;) {
+      const std::uint64_t block =
+          random_() % (history.size() / writers_) * writers_ + index_;
+      BlockHistory& h = history[block];
+      const bool fua = random_() % 16 == 0;
+      ++h.issued;
+      if (c.write(block * kWrittenBlock, stamped(block, h.issued),
+                  fua ? LIBNBD_CMD_FLAG_FUA : 0) != 0)
+        return;
+      h.acked = h.issued;
+      if (fua) h.durable = h.acked;
+      unflushed.push_back(block);
+      ++done;
+      if (random_() % 24 != 0) continue;
+      if (c.flush() != 0) return;
+      for (std::uint64_t b : unflushed) history[b].durable = history[b].acked;
+      unflushed.clear();
+    }
+  }
+  std::vector<BlockHistory> history;
+  std::atomic<std::uint64_t> done{0};
+
+ private:
+  const unsigned index_;
+  const unsigned writers_;
+  std::mt19937_64 random_;
+};
+
+using BlockWriters = std::vector<std::unique_ptr<BlockWriter>>;
+
+inline BlockWriters make_writers(unsigned writers, std::uint64_t blocks,
+                                 std::uint64_t seed) {
+  BlockWriters all;
+  for (unsigned i = 0; i < writers; ++i)
+    all.push_back(std::make_unique<BlockWriter>(i, writers, blocks, seed));
+  return all;
+}
+
+// Every sector holds its last durable content or a later one that was written.
+// Counts the blocks that had any durable content.
+inline void verify_blocks(const Client& c, const BlockWriters& writers,
+                          std::uint64_t* durable) {
+  const std::uint64_t blocks = writers[0]->history.size();
+  for (std::uint64_t block = 0; block < blocks; ++block) {
+    const BlockHistory& h = writers[block % writers.size()]->history[block];
+    std::string data;
+    ASSERT_EQ(c.read(block * kWrittenBlock, kWrittenBlock, &data), 0) << block;
+    for (std::uint64_t s = 0; s < kWrittenBlock; s += 512) {
+      std::uint64_t number = 0;
+      std::memcpy(&number, data.data() + s, sizeof number);
+      ASSERT_GE(number, h.durable) << "block " << block << " byte " << s;
+      ASSERT_LE(number, h.issued) << "block " << block << " byte " << s;
+      const std::string right = number == 0
+                                    ? std::string(512, '\0')
+                                    : stamped(block, number).substr(s, 512);
+      ASSERT_TRUE(data.compare(s, 512, right) == 0)
+          << "block " << block << " byte " << s;
+    }
+    if (h.durable != 0) ++*durable;
+  }
+}
+
+}  // namespace nbd_remap
