@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: BSD-3-Clause
-add_unit_test(remapctl_test SOURCES remapctl_spare_test.cpp
-    remapctl_test.cpp DEPS spare_tool wire)
+add_unit_test(remapctl_test SOURCES remapctl_completion_test.cpp
+    remapctl_spare_test.cpp remapctl_test.cpp DEPS spare_tool wire)
 add_dependencies(remapctl_test nbd-remapctl nbd-remap-spare)
 target_compile_definitions(remapctl_test PRIVATE
   NBD_REMAPCTL="$<TARGET_FILE:nbd-remapctl>"
+  NBD_REMAPCTL_COMPLETION="${PROJECT_SOURCE_DIR}/server/nbd-remapctl.bash-completion"
   NBD_REMAPCTL_POD="${PROJECT_SOURCE_DIR}/server/nbd-remapctl.pod")
