@@ -62,7 +62,7 @@ class Ctl {
     show->add_option("--limit", limit_, "At most so many blocks (default 1000)")
         ->check(CLI::Range(std::uint64_t{1}, kMaxLimit));
     // Never parsed: run() hands it over.
-    app_.add_subcommand("spare", "Format, check or dump a SPARE offline");
+    app_.add_subcommand("spare", "Format, check, mend or save a SPARE offline");
   }
 
   int run() {

@@ -33,11 +33,8 @@ Status check_sizes(const SavedMap& saved) {
     return refusal(saved.name,
                    fmt::format("{} bytes of MAIN: expected a multiple of {}",
                                sb.main_bytes, kSectorBytes));
-  if (!is_power_of_two(l.block_bytes) || l.block_bytes < kMinBlockBytes ||
-      l.block_bytes > kMaxBlockBytes ||
-      l.spare_bytes < 4 * kSuperblockPlaceBytes ||
-      l.spare_bytes > kMaxSequence ||
-      compute_layout(l.spare_bytes, l.block_bytes) != l)
+  if (!is_possible(l) ||
+      l.grown() != ((sb.features.incompatible & kFeatureGrown) != 0))
     return refusal(saved.name, "a layout that does not follow from its sizes");
   for (const std::string* identity : {&sb.main_identity, &sb.spare_identity})
     if (identity->empty() || identity->size() > kIdentityBytes)
@@ -54,10 +51,22 @@ struct Shown {
   bool readable = false;  // a copy can be believed
   bool fresh = false;     // as format leaves it, never used
   Layout layout;
-  std::uint64_t reached = 0;
+  std::uint64_t reached = 0;  // by a map other than the saved one
+  std::uint64_t seen = 0;     // of anything
   std::uint64_t superblock_sequence = 0;
   std::uint64_t owner_epoch = 0;
 };
+
+// The saved map itself is not newer, if under another sequence: a restore that
+// was cut leaves it.
+void count(const CopySurvey& copy, const SavedMap& saved, Shown& shown) {
+  shown.seen = std::max(shown.seen, copy.max_sequence_seen);
+  if (copy.map_sound && copy.checkpoint_sequence != 0 &&
+      copy.state.entries == saved.state.entries &&
+      copy.state.retired == saved.state.retired)
+    return;
+  shown.reached = std::max(shown.reached, copy.max_sequence_seen);
+}
 
 Result<Shown> look(Backend& spare, const SavedMap& saved) {
   Shown shown;
@@ -69,9 +78,9 @@ Result<Shown> look(Backend& spare, const SavedMap& saved) {
     shown.layout = survey->superblock.layout;
     shown.readable = survey->best.has_value();
     shown.fresh = shown.readable && survey->chosen().last_sequence == 1;
-    shown.reached =
-        std::max(survey->max_sequence_seen(), survey->superblock.map_sequence);
+    shown.reached = shown.seen = survey->superblock.map_sequence;
     for (const CopySurvey& copy : survey->copies) {
+      count(copy, saved, shown);
       if (!copy.superblock) continue;
       shown.superblock_sequence =
           std::max(shown.superblock_sequence, copy.superblock->sequence);
@@ -88,7 +97,7 @@ Result<Shown> look(Backend& spare, const SavedMap& saved) {
     CopySurvey copy;
     if (Status status = read_copy(spare, saved.superblock, c, copy); !status)
       return std::move(status).error();
-    shown.reached = std::max(shown.reached, copy.max_sequence_seen);
+    count(copy, saved, shown);
   }
   return shown;
 }
@@ -149,9 +158,9 @@ Status check_saved(const SavedMap& saved) {
       (sb.main_bytes + l.block_bytes - 1) / l.block_bytes;
   const std::uint64_t all_valid =
       ~std::uint64_t{0} >> (64 - l.block_bytes / kSectorBytes);
-  std::vector<bool> taken(l.slots);
+  std::vector<bool> taken(l.slot_end());
   const auto take = [&](SlotNo slot, const char* what) -> Status {
-    if (slot.value >= l.slots)
+    if (!l.has_slot(slot))
       return refusal(saved.name, fmt::format("{} slot {}: there are {}", what,
                                              slot.value, l.slots));
     if (taken[slot.value])
@@ -203,9 +212,9 @@ Result<RestorePlan> plan_restore(Backend& spare, const SavedMap& saved,
   if (shown->uuid && *shown->uuid != saved.superblock.uuid &&
       shown->layout != saved.superblock.layout)
     return refusal(
-        name, fmt::format("is now a SPARE with blocks of {} bytes: its "
-                          "metadata lies over slots of the saved map, which "
-                          "has blocks of {}",
+        name, fmt::format("is now a SPARE with blocks of {} bytes and another "
+                          "layout: its metadata lies over slots of the saved "
+                          "map, which has blocks of {}",
                           shown->layout.block_bytes,
                           saved.superblock.layout.block_bytes));
   const Uuid& what = shown->uuid.value_or(saved.superblock.uuid);
@@ -225,8 +234,8 @@ Result<RestorePlan> plan_restore(Backend& spare, const SavedMap& saved,
   if (*request.replace != what)
     return refusal(name, fmt::format("is {}, not {}", uuid_text(what),
                                      uuid_text(*request.replace)));
-  if (std::max({shown->reached, shown->superblock_sequence,
-                shown->owner_epoch}) > kMaxSequence)
+  if (std::max({shown->seen, shown->superblock_sequence, shown->owner_epoch}) >
+      kMaxSequence)
     return refusal(name, "shows an impossible sequence");
   RestorePlan plan;
   if (what == saved.superblock.uuid) plan.reached = shown->reached;
@@ -237,7 +246,7 @@ Result<RestorePlan> plan_restore(Backend& spare, const SavedMap& saved,
   sb.owner_epoch = std::max(shown->owner_epoch, sb.owner_epoch) + 1;
   sb.owner_token = 0;
   // No leftover of either map can be taken for a later record.
-  sb.map_sequence = std::max(shown->reached, saved.sequence) + 1;
+  sb.map_sequence = std::max(shown->seen, saved.sequence) + 1;
   sb.copies_in_step = 3;
   sb.build_id = build_id();
   return plan;

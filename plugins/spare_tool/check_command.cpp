@@ -15,33 +15,8 @@
 namespace nbd_remap {
 namespace {
 
-// Of an error that keeps the survey from coming to an end.
-Verdict verdict_of(const Error& error) {
-  switch (error.errnum) {
-    case EUCLEAN:  // both superblocks are damaged
-    case EINVAL:   // not the size that it was formatted with
-      return Verdict::damaged;
-    default:
-      return Verdict::unknown;
-  }
-}
-
 const char* report_word(const CheckReport& report) {
   return report.mismatch ? "mismatch" : verdict_word(report.verdict);
-}
-
-struct Counts {
-  std::uint64_t remapped = 0;
-  std::uint64_t pending = 0;
-  std::uint64_t retired = 0;
-};
-
-Counts count(const MapState& state) {
-  Counts n;
-  for (const RemapEntry& e : state.entries)
-    ++(e.remapped() ? n.remapped : n.pending);
-  n.retired = state.retired.size();
-  return n;
 }
 
 const char* last_stop(const MetadataSurvey& survey) {
@@ -72,9 +47,12 @@ std::string render_text(const CheckReport& report) {
                        count_of(copy.log_length, "record"));
     for (const std::string& words : copy.damages)
       out += fmt::format("           - {}\n", printable(words));
+    for (const std::string& words : copy.notes)
+      out += fmt::format("           - {} (a crash leaves this)\n",
+                         printable(words));
   }
   if (!survey.best) return out;
-  const Counts n = count(survey.chosen().state);
+  const MapCounts n = count_map(survey.chosen().state);
   out += fmt::format(
       "Newest     sequence {}, in the {}; {}\n"
       "Holds      {}, {} pending; {} of {} used, {} retired\n",
@@ -97,7 +75,7 @@ std::string render_json(const CheckReport& report) {
     out["believed"] = nullptr;
     if (survey.best) {
       const CopySurvey& best = survey.chosen();
-      const Counts n = count(best.state);
+      const MapCounts n = count_map(best.state);
       out["believed"] = *survey.best == CopyIndex::head ? "head" : "tail";
       out["sequence"] = best.last_sequence;
       out["stopped_in_order"] = best.closed;
@@ -110,16 +88,10 @@ std::string render_json(const CheckReport& report) {
   return json_text(out, 2) + "\n";
 }
 
-// Whether SPARE is where it was formatted, and belongs to this MAIN.
+// Whether SPARE belongs to this MAIN.
 Status check_pair(const CheckOptions& options, Backend& spare,
                   CheckReport& report) {
   const Superblock& sb = report.survey->superblock;
-  if (sb.spare_identity != stored_identity(spare.info().identity))
-    report.notes.push_back(
-        fmt::format("a copy: it was formatted on \"{}\", this is \"{}\"; the "
-                    "server refuses it",
-                    sb.spare_identity, stored_identity(spare.info().identity)));
-  if (options.main.empty()) return {};
   OpenOptions open;
   open.read_only = true;
   auto main = open_backend(options.main, open);
@@ -155,6 +127,24 @@ const char* verdict_word(Verdict verdict) {
   return "not checked";
 }
 
+Verdict verdict_of(const Error& error) {
+  switch (error.errnum) {
+    case EUCLEAN:  // both superblocks are damaged
+    case EINVAL:   // not the size that it was formatted with
+      return Verdict::damaged;
+    default:
+      return Verdict::unknown;
+  }
+}
+
+MapCounts count_map(const MapState& state) {
+  MapCounts n;
+  for (const RemapEntry& e : state.entries)
+    ++(e.remapped() ? n.remapped : n.pending);
+  n.retired = state.retired.size();
+  return n;
+}
+
 Verdict judge(const MetadataSurvey& survey) {
   if (!survey.best) return Verdict::damaged;
   const CopySurvey& head = survey.copy(CopyIndex::head);
@@ -164,6 +154,30 @@ Verdict judge(const MetadataSurvey& survey) {
   const auto [older, newer] =
       std::minmax(head.last_sequence, tail.last_sequence);
   return newer - older > 1 ? Verdict::repairable : Verdict::sound;
+}
+
+CheckReport check_spare(Backend& spare) {
+  CheckReport report;
+  report.spare_name = spare.info().name;
+  auto survey = survey_metadata(spare);
+  if (!survey) {
+    report.verdict = verdict_of(survey.error());
+    report.reason = report.verdict == Verdict::unknown
+                        ? error_words(survey.error())
+                        : survey.error().place;
+    return report;
+  }
+  report.survey = std::move(*survey);
+  report.verdict = judge(*report.survey);
+  report.reason = report.survey->refusal;
+  const std::string& formatted_on = report.survey->superblock.spare_identity;
+  const std::string here = stored_identity(spare.info().identity);
+  if (formatted_on != here)
+    report.notes.push_back(
+        fmt::format("a copy: it was formatted on \"{}\", this is \"{}\"; the "
+                    "server refuses it",
+                    formatted_on, here));
+  return report;
 }
 
 CheckReport run_check(const CheckOptions& options) {
@@ -176,18 +190,8 @@ CheckReport run_check(const CheckOptions& options) {
     report.reason = error_words(spare.error());
     return report;
   }
-  report.spare_name = (*spare)->info().name;
-  auto survey = survey_metadata(**spare);
-  if (!survey) {
-    report.verdict = verdict_of(survey.error());
-    report.reason = survey.error().place;
-    if (report.verdict == Verdict::unknown)
-      report.reason = error_words(survey.error());
-    return report;
-  }
-  report.survey = std::move(*survey);
-  report.verdict = judge(*report.survey);
-  report.reason = report.survey->refusal;
+  report = check_spare(**spare);
+  if (!report.survey || options.main.empty()) return report;
   if (Status status = check_pair(options, **spare, report); !status)
     report.reason = error_words(status.error());
   return report;

@@ -5,6 +5,7 @@
 // Exit statuses, which scripts know: 0 sound, 1 repairable (the next start of
 // the server mends it), 2 damaged or not of the MAIN that was named (the server
 // refuses it), 3 could not be checked, which includes a wrong command line.
+// repair, restore and scan have the same.
 
 #include <optional>
 #include <string>
@@ -37,7 +38,19 @@ struct CheckOptions {
   bool json = false;
 };
 
+// Survey and verdict of one that is open.
+CheckReport check_spare(Backend& spare);
 CheckReport run_check(const CheckOptions& options);
+
+// Of an error that keeps a survey from coming to an end.
+Verdict verdict_of(const Error& error);
+
+struct MapCounts {
+  std::uint64_t remapped = 0;
+  std::uint64_t pending = 0;
+  std::uint64_t retired = 0;
+};
+MapCounts count_map(const MapState& state);
 
 // Pure. The verdict on what the survey found, and its reason if damaged. What
 // a crash leaves (the last record in one copy only) is sound.

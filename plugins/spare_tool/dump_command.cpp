@@ -9,6 +9,8 @@
 #include <utility>
 
 #include "plugins/backend/open_backend.hpp"
+#include "plugins/base/crc32c.hpp"
+#include "plugins/remap/remap_log.hpp"
 #include "plugins/spare_tool/survey_json.hpp"
 
 namespace nbd_remap {
@@ -54,21 +56,17 @@ class Writer {
 void write_entry(const RemapEntry& e, const Superblock& sb, Writer& writer) {
   const std::uint32_t block_bytes = sb.layout.block_bytes;
   const std::uint64_t offset = e.block.value * block_bytes;
-  fmt::format_to(writer.out(), R"({{"block":{},"offset":{},"kind":"{}",)",
-                 e.block.value, offset, e.remapped() ? "remapped" : "pending");
+  fmt::format_to(
+      writer.out(), R"({{"block":{},"offset":{},"kind":"{}","valid":"{:#x}",)",
+      e.block.value, offset, e.remapped() ? "remapped" : "pending", e.valid);
   if (e.remapped())
     fmt::format_to(writer.out(), R"("slot":{},"slot_offset":{},)",
                    e.slot().value, sb.layout.slot(e.slot()).value);
   else
     writer.add(R"("slot":null,"slot_offset":null,)");
   writer.add(R"("unreadable_sectors":[)");
-  // The last block may reach beyond the volume.
-  const std::uint64_t first = offset / kSectorBytes;
-  const std::uint64_t end = std::min(first + block_bytes / kSectorBytes,
-                                     sb.main_bytes / kSectorBytes);
   bool any = false;
-  for (std::uint64_t s = first; s < end; ++s) {
-    if ((e.valid >> (s - first) & 1) != 0) continue;
+  for (const std::uint64_t s : unreadable_sectors(e, sb)) {
     fmt::format_to(writer.out(), "{}{}", any ? "," : "", s);
     any = true;
   }
@@ -104,11 +102,27 @@ bool write_retired(const MetadataSurvey& survey, Writer& writer) {
 
 }  // namespace
 
+std::string map_checksum(const MapState& state) {
+  return fmt::format("{:#010x}", crc32c(pack_checkpoint_body(state)));
+}
+
+std::vector<std::uint64_t> unreadable_sectors(const RemapEntry& e,
+                                              const Superblock& sb) {
+  std::vector<std::uint64_t> sectors;
+  const std::uint32_t in_block = sb.layout.block_bytes / kSectorBytes;
+  const std::uint64_t first = e.block.value * in_block;
+  const std::uint64_t end =
+      std::min(first + in_block, sb.main_bytes / kSectorBytes);
+  for (std::uint64_t s = first; s < end; ++s)
+    if ((e.valid >> (s - first) & 1) == 0) sectors.push_back(s);
+  return sectors;
+}
+
 bool write_dump(const std::string& spare_name, const MetadataSurvey& survey,
                 bool entries, const TextSink& sink) {
   Writer writer(sink);
   writer.add("{");
-  writer.member("schema", 1);
+  writer.member("schema", kDumpSchema);
   writer.member("spare", spare_name);
   writer.member("superblock", superblock_json(survey.superblock));
   writer.member("layout", layout_json(survey.superblock.layout));
@@ -121,6 +135,7 @@ bool write_dump(const std::string& spare_name, const MetadataSurvey& survey,
     writer.member("sequence", best.last_sequence);
     writer.member("stopped_in_order", best.closed);
     writer.member("entry_count", best.state.entries.size());
+    writer.member("map_crc32c", map_checksum(best.state));
     if (entries &&
         (!write_entries(survey, writer) || !write_retired(survey, writer)))
       return false;

@@ -1,15 +1,26 @@
 #pragma once
 // SPDX-License-Identifier: BSD-3-Clause
-// nbd-remapctl spare dump: all that SPARE says, as one JSON object. Writes
-// nothing to SPARE.
+// nbd-remapctl spare dump: all that SPARE says, as one JSON object, and all
+// that restore needs (saved_map.hpp reads it). Writes nothing to SPARE.
 
 #include <functional>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "plugins/remap/metadata_survey.hpp"
 
 namespace nbd_remap {
+
+// 2: with the masks and the checksum that restore needs.
+inline constexpr int kDumpSchema = 2;
+
+// Of the entries and retired slots, as a checkpoint has them.
+std::string map_checksum(const MapState& state);
+
+// As 512-byte sectors of the volume; the last block may reach beyond it.
+std::vector<std::uint64_t> unreadable_sectors(const RemapEntry& entry,
+                                              const Superblock& superblock);
 
 // Takes the text piece by piece; false: cannot take more.
 using TextSink = std::function<bool(std::string_view)>;

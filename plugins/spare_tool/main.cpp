@@ -17,6 +17,9 @@
 #include "plugins/spare_tool/check_command.hpp"
 #include "plugins/spare_tool/dump_command.hpp"
 #include "plugins/spare_tool/format_command.hpp"
+#include "plugins/spare_tool/repair_command.hpp"
+#include "plugins/spare_tool/restore_command.hpp"
+#include "plugins/spare_tool/scan_command.hpp"
 #include "plugins/spare_tool/survey_json.hpp"
 
 namespace nbd_remap {
@@ -24,6 +27,8 @@ namespace {
 
 constexpr const char* kName = "nbd-remapctl spare";
 constexpr int kNotChecked = static_cast<int>(Verdict::unknown);
+constexpr std::string_view kCommands =
+    "format, check, repair, dump, restore or scan";
 
 bool write_out(std::string_view text) {
   return std::fwrite(text.data(), 1, text.size(), stdout) == text.size() &&
@@ -52,13 +57,15 @@ class Tool {
     add_format();
     add_check();
     add_dump();
+    add_repair();
+    add_restore();
+    add_scan();
   }
 
   int run() {
-    if (const std::string noun = first_word();
-        !noun.empty() && noun != "format" && noun != "check" && noun != "dump")
-      return usage(fmt::format(
-          "there is no command \"{}\"; expected format, check or dump", noun));
+    if (const std::string noun = first_word(); !noun.empty() && !is_noun(noun))
+      return usage(fmt::format("there is no command \"{}\"; expected {}", noun,
+                               kCommands));
     for (const std::string& word : words_)
       if (lacks_value(word)) return usage(word + " lacks its value");
     try {
@@ -67,10 +74,13 @@ class Tool {
     } catch (const CLI::Success& e) {
       return app_.exit(e);
     } catch (const CLI::ParseError& e) {
-      return usage(first_word().empty() ? "expected format, check or dump"
+      return usage(first_word().empty() ? fmt::format("expected {}", kCommands)
                                         : e.what());
     }
     if (check_->parsed()) return check();
+    if (repair_->parsed()) return repair();
+    if (restore_->parsed()) return restore();
+    if (scan_->parsed()) return scan();
     const Status status = format_->parsed() ? format() : dump();
     if (status) return 0;
     const ExitStatus exit = exit_status(status.error());
@@ -82,7 +92,7 @@ class Tool {
   // Of an exception that nothing foresaw.
   int broken(const char* what) {
     const int status =
-        is_check() ? kNotChecked : static_cast<int>(ExitStatus::failed);
+        gives_verdict() ? kNotChecked : static_cast<int>(ExitStatus::failed);
     complain(wants_json(), "failed", what, status);
     return status;
   }
@@ -121,20 +131,56 @@ class Tool {
         ->check(CLI::IsMember({"yes", "no"}));
   }
 
+  void add_repair() {
+    repair_ = app_.add_subcommand("repair",
+                                  "Mend the damaged copy from the other one");
+    repair_->add_option("SPARE", spare_, "The disk to mend")->required();
+    repair_->add_flag("-y,--yes", yes_,
+                      "Do it; else only say what would be done");
+  }
+  void add_restore() {
+    restore_ = app_.add_subcommand(
+        "restore", "Put a saved dump back on a SPARE that lost its map");
+    restore_->add_option("SPARE", spare_, "The disk to write")->required();
+    restore_->add_option("--from", from_, "The file that dump wrote")
+        ->required();
+    restore_->add_option("--replace", restore_replace_,
+                         "UUID of what SPARE is now and may lose");
+    restore_->add_flag("--lose-newer-data", lose_newer_data_,
+                       "Even if SPARE has, or had, a newer map");
+  }
+  void add_scan() {
+    scan_ = app_.add_subcommand("scan",
+                                "Find SPAREs, and which MAIN each belongs to");
+    scan_->add_option("PATH", paths_, "Disks, images, folders")->required();
+  }
+
   // Of what cannot be parsed.
   std::string first_word() const {
     for (const std::string& word : words_)
       if (!word.starts_with("-")) return word;
     return {};
   }
-  bool is_check() const { return first_word() == "check"; }
+  bool is_noun(const std::string& word) const {
+    const auto nouns =
+        app_.get_subcommands([](const CLI::App*) { return true; });
+    return std::any_of(nouns.begin(), nouns.end(), [&](const CLI::App* noun) {
+      return noun->get_name() == word;
+    });
+  }
+  // Whether the exit status is one, see check_command.hpp.
+  bool gives_verdict() const {
+    const std::string noun = first_word();
+    return noun == "check" || noun == "repair" || noun == "restore" ||
+           noun == "scan";
+  }
   bool wants_json() const {
     return std::find(words_.begin(), words_.end(), "--json") != words_.end();
   }
 
   int usage(const std::string& what) {
     const int status =
-        is_check() ? kNotChecked : static_cast<int>(ExitStatus::usage);
+        gives_verdict() ? kNotChecked : static_cast<int>(ExitStatus::usage);
     complain(wants_json(), "usage",
              fmt::format("{}; see {} --help", what, kName), status);
     return status;
@@ -161,15 +207,50 @@ class Tool {
 
   int check() {
     const CheckReport report = run_check({spare_, main_, json_});
-    if (report.verdict == Verdict::unknown) {
-      complain(json_, "not-checked", report.reason, kNotChecked);
-      return kNotChecked;
+    if (report.verdict == Verdict::unknown)
+      return refused("not-checked", report.reason);
+    return answer(render_check(report, json_), report.verdict);
+  }
+
+  int repair() {
+    const RepairReport report = run_repair({spare_, yes_, json_});
+    if (report.before.verdict == Verdict::unknown)
+      return refused("not-checked", report.before.reason);
+    if (!report.failure.empty()) {
+      complain(json_, "failed", report.failure,
+               static_cast<int>(report.verdict));
+      return static_cast<int>(report.verdict);
     }
-    if (const Status status = print(render_check(report, json_)); !status) {
-      complain(json_, "failed", status.error().place, kNotChecked);
-      return kNotChecked;
+    return answer(render_repair(report, json_), report.verdict);
+  }
+
+  int restore() {
+    const RestoreReport report =
+        run_restore({spare_, from_, restore_replace_, lose_newer_data_, json_});
+    if (report.verdict == Verdict::unknown)
+      return refused("refused", report.reason);
+    if (report.verdict != Verdict::sound) {
+      complain(json_, "failed", report.reason,
+               static_cast<int>(report.verdict));
+      return static_cast<int>(report.verdict);
     }
-    return static_cast<int>(report.verdict);
+    return answer(render_restore(report, json_), report.verdict);
+  }
+
+  int scan() {
+    const ScanReport report = run_scan({paths_, json_});
+    return answer(render_scan(report, json_), scan_verdict(report));
+  }
+
+  int refused(std::string_view word, const std::string& reason) const {
+    complain(json_, word, reason, kNotChecked);
+    return kNotChecked;
+  }
+
+  int answer(const std::string& text, Verdict verdict) const {
+    const Status status = print(text);
+    if (!status) return refused("failed", status.error().place);
+    return static_cast<int>(verdict);
   }
 
   static Status print(const std::string& text) {
@@ -183,12 +264,20 @@ class Tool {
   CLI::App* format_ = nullptr;
   CLI::App* check_ = nullptr;
   CLI::App* dump_ = nullptr;
+  CLI::App* repair_ = nullptr;
+  CLI::App* restore_ = nullptr;
+  CLI::App* scan_ = nullptr;
   bool json_ = false;
   std::string main_;
   std::string spare_;
   std::string block_size_;
   std::string entries_ = "yes";
   std::vector<std::string> replace_;
+  bool yes_ = false;
+  std::string from_;
+  std::string restore_replace_;
+  bool lose_newer_data_ = false;
+  std::vector<std::string> paths_;
 };
 
 }  // namespace

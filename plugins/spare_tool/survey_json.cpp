@@ -16,6 +16,7 @@ ordered_json superblock_json(const Superblock& sb) {
           {"uuid", uuid_text(sb.uuid)},
           {"sequence", sb.sequence},
           {"owner_epoch", sb.owner_epoch},
+          {"map_sequence", sb.map_sequence},
           {"copies_in_step", sb.copies_in_step},
           {"main_size", sb.main_bytes},
           {"main_identity", sb.main_identity},
@@ -35,7 +36,8 @@ ordered_json layout_json(const Layout& l) {
   return {{"spare_size", l.spare_bytes},
           {"block_size", l.block_bytes},
           {"slots", l.slots},
-          {"slots_offset", l.slot(SlotNo{0}).value},
+          {"slots_offset", l.slots_at},
+          {"head_offset", l.head_at},
           {"checkpoint_size", l.checkpoint_bytes},
           {"entry_capacity", l.entry_capacity()},
           {"pending_capacity", l.pending_capacity()},
@@ -50,7 +52,8 @@ ordered_json copies_json(const MetadataSurvey& survey) {
     ordered_json j = {{"copy", c == CopyIndex::head ? "head" : "tail"},
                       {"sound", copy.sound()},
                       {"in_step", copy.in_step},
-                      {"damages", copy.damages}};
+                      {"damages", copy.damages},
+                      {"notes", copy.notes}};
     j["superblock_sequence"] = nullptr;
     if (copy.superblock) j["superblock_sequence"] = copy.superblock->sequence;
     j["area"] = copy.area;

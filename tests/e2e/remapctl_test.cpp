@@ -37,7 +37,7 @@ TEST_F(RemapctlTest, what_is_typed_wrong_is_said_in_one_line) {
            Case{{"health", "--timeout=0", socket}, 2, "--timeout"},
            Case{{"health", socket, socket}, 2, "--socket"},
            Case{{"--socket=x", "spare", "check", "y"}, 2, "--socket=x means"},
-           Case{{"spare"}, 2, "expected format, check or dump"},
+           Case{{"spare"}, 2, "expected format, check, "},
            Case{{"spare", "frob"}, 2, "no command \"frob\""},
            Case{{"spare", "format"}, 2, "--main is required"},
            Case{{"spare", "format", "--main=x"}, 2, "--spare is required"},

@@ -132,12 +132,14 @@ TEST(SpareDump, entries_have_their_places_and_what_cannot_be_read) {
             json({{"block", 0},
                   {"offset", 0},
                   {"kind", "remapped"},
+                  {"valid", "0xff"},
                   {"slot", 0},
                   {"slot_offset", layout.slot(SlotNo{0}).value},
                   {"unreadable_sectors", json::array()}}));
   EXPECT_EQ(j["entries"][1]["kind"], "pending");
   EXPECT_TRUE(j["entries"][1]["slot"].is_null());
   EXPECT_EQ(j["entries"][1]["unreadable_sectors"], json::array({24}));
+  EXPECT_EQ(j["entries"][1]["valid"], "0xfe");
   EXPECT_EQ(j["entries"][2]["slot"], 831);
   EXPECT_EQ(j["entries"][2]["unreadable_sectors"], json::array({81}));
   EXPECT_EQ(j["retired_slots"], json::array({4, 9}));
