@@ -4,11 +4,11 @@
 #include <unistd.h>
 
 #include <bit>
-#include <charconv>
 #include <nlohmann/json.hpp>
 #include <utility>
 
 #include "plugins/base/build_id.hpp"
+#include "plugins/nbdkit/answers.hpp"
 #include "plugins/volume/health.hpp"
 
 namespace nbd_remap {
@@ -16,14 +16,7 @@ namespace {
 
 using nlohmann::json;
 
-constexpr int kSchema = 1;
 constexpr std::uint64_t kMaxRemaps = 10'000;
-
-// Names of files need not be UTF-8.
-HttpResponse reply(const json& body, int status = 200) {
-  return {status,
-          body.dump(2, ' ', false, json::error_handler_t::replace) + "\n"};
-}
 
 json errors_json(const std::array<std::uint64_t, kErrorClassCount>& errors) {
   json out = json::object();
@@ -31,20 +24,6 @@ json errors_json(const std::array<std::uint64_t, kErrorClassCount>& errors) {
     out[std::string(error_class_name(static_cast<ErrorClass>(i)))] =
         errors[static_cast<std::size_t>(i)];
   return out;
-}
-
-std::optional<std::uint64_t> number(const HttpRequest& request,
-                                    const std::string& key,
-                                    std::uint64_t otherwise) {
-  const auto it = request.query.find(key);
-  if (it == request.query.end()) return otherwise;
-  const std::string& text = it->second;
-  std::uint64_t n = 0;
-  const auto [end, error] =
-      std::from_chars(text.data(), text.data() + text.size(), n);
-  if (error != std::errc() || end != text.data() + text.size())
-    return std::nullopt;
-  return n;
 }
 
 }  // namespace
@@ -182,21 +161,19 @@ HttpResponse StatusEndpoint::remaps(const HttpRequest& request) const {
                         "from: expected a block number; limit: expected 1 to "
                         "10000");
   const std::uint64_t block_bytes = volume_.block_bytes();
-  const auto entries = volume_.entries(BlockNo{*from}, *limit);
+  auto entries = volume_.entries(BlockNo{*from}, *limit + 1);
+  const bool more = entries.size() > *limit;
+  if (more) entries.pop_back();
   json list = json::array();
-  const std::uint64_t per_block = block_bytes / kSectorBytes;
   for (const RemapEntry& e : entries) {
-    json bad = json::array();
-    for (std::uint64_t s = 0; s < per_block; ++s)
-      if (!(e.valid >> s & 1)) bad.push_back(e.block.value * per_block + s);
-    list.push_back({{"block", e.block.value},
-                    {"offset", e.block.value * block_bytes},
-                    {"state", e.remapped() ? "remapped" : "pending"},
-                    {"slot", e.remapped() ? json(e.slot_or_none) : json()},
-                    {"unreadable_sectors", std::move(bad)}});
+    list.push_back(
+        {{"block", e.block.value},
+         {"offset", e.block.value * block_bytes},
+         {"state", e.remapped() ? "remapped" : "pending"},
+         {"slot", e.remapped() ? json(e.slot_or_none) : json()},
+         {"unreadable_sectors", unreadable_sectors(e, volume_.block_bytes())}});
   }
-  const json next =
-      entries.size() == *limit ? json(entries.back().block.value + 1) : json();
+  const json next = more ? json(entries.back().block.value + 1) : json();
   return reply({{"schema", kSchema},
                 {"block_size", block_bytes},
                 {"entries", std::move(list)},

@@ -204,10 +204,14 @@ Result<std::unique_ptr<VolumeServer>> VolumeServer::start(const Parameters& p,
     began = steady_clock::now();
     self->endpoint_ = std::make_unique<StatusEndpoint>(
         *self->volume_, name_of(p.main), self->clock_, self->host_.shutdown);
+    self->map_endpoint_ = std::make_unique<MapEndpoint>(
+        *self->volume_, name_of(p.main), self->clock_);
     auto control = HttpServer::start(
         p.control,
-        [endpoint = self->endpoint_.get()](const HttpRequest& request) {
-          return endpoint->answer(request);
+        [endpoint = self->endpoint_.get(),
+         map = self->map_endpoint_.get()](const HttpRequest& request) {
+          auto answer = map->answer(request);
+          return answer ? std::move(*answer) : endpoint->answer(request);
         },
         self->host_.log);
     if (!control) return in_step("control", std::move(control).error());
@@ -291,6 +295,7 @@ void VolumeServer::stop() {
   }
   began = steady_clock::now();
   control_.reset();
+  map_endpoint_.reset();  // its worker has ended, as its requests have
   endpoint_.reset();
   volume_.reset();
   closed.set_value();

@@ -24,6 +24,7 @@
 #include "plugins/base/clock.hpp"
 #include "plugins/base/log.hpp"
 #include "plugins/nbdkit/client_sockets.hpp"
+#include "plugins/nbdkit/map_endpoint.hpp"
 #include "plugins/nbdkit/parameters.hpp"
 #include "plugins/nbdkit/status_endpoint.hpp"
 #include "plugins/volume/volume.hpp"
@@ -69,6 +70,7 @@ class VolumeServer {
   std::string control_path_;
   std::unique_ptr<Volume> volume_;
   std::unique_ptr<StatusEndpoint> endpoint_;
+  std::unique_ptr<MapEndpoint> map_endpoint_;
   std::unique_ptr<HttpServer> control_;
   std::atomic<bool> ending_{false};  // stop() has begun
   std::atomic<bool> drained_{false};

@@ -1,0 +1,57 @@
+#pragma once
+// SPDX-License-Identifier: BSD-3-Clause
+// MapWorker: runs the steps of map actions on a thread of its own, one at a
+// time, so that a disk that hangs holds up neither the control socket nor its
+// questions. A step is short (kSlice) unless a disk is slow.
+//
+// Threads  start and wait: any. Its own: one, named "map".
+// Waits    wait() as long as it is told; the destructor for the step that is
+//          running: once the volume has drained there is none.
+
+#include <chrono>
+#include <cstdint>
+#include <optional>
+#include <thread>
+
+#include "plugins/base/mutex.hpp"
+#include "plugins/volume/volume.hpp"
+
+namespace nbd_remap {
+
+class MapWorker {
+ public:
+  static constexpr std::chrono::milliseconds kSlice{250};
+
+  struct Job {
+    std::uint64_t id = 0;
+    MapAction action = MapAction::remap;
+    VolumeOffset offset;
+    std::uint64_t length = 0;
+    std::chrono::steady_clock::time_point began;
+    bool done = false;
+    MapStep step;  // once done
+  };
+
+  explicit MapWorker(Volume& volume);  // throws std::system_error
+  ~MapWorker();
+  MapWorker(const MapWorker&) = delete;
+  MapWorker& operator=(const MapWorker&) = delete;
+
+  // Its number; empty while another one is running.
+  std::optional<std::uint64_t> start(MapAction action, VolumeOffset offset,
+                                     std::uint64_t length);
+  // As it is when done, or after the bound. Empty: only the last job is known.
+  std::optional<Job> wait(std::uint64_t id, std::chrono::milliseconds bound);
+
+ private:
+  void run();
+
+  Volume& volume_;
+  Mutex mu_;
+  CondVar changed_;
+  Job job_ GUARDED_BY(mu_);  // id 0: none yet
+  bool ending_ GUARDED_BY(mu_) = false;
+  std::thread thread_;
+};
+
+}  // namespace nbd_remap
