@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <cerrno>
 #include <system_error>
+#include <thread>
 #include <utility>
 
 #include "plugins/wire/http_client.hpp"
@@ -18,6 +19,9 @@ using nlohmann::json;
 
 constexpr std::uint64_t kPage = 1000;  // entries a question
 constexpr std::size_t kMaxAnswerBytes = 16 << 20;
+// Between two questions for a job.
+constexpr std::chrono::milliseconds kFirstPause{20};
+constexpr std::chrono::milliseconds kLongestPause{500};
 
 std::string volume_path(const std::string& name) {
   return "/v1/volumes/" + percent_encode(name);
@@ -105,12 +109,6 @@ Result<json> ControlClient::volume(const std::string& name) const {
 
 Result<json> ControlClient::map(const std::string& name, std::uint64_t from,
                                 std::uint64_t limit) const {
-  const auto page = [&](std::uint64_t block, std::uint64_t count) {
-    return ask("GET",
-               fmt::format("{}/remaps?from={}&limit={}", volume_path(name),
-                           block, count),
-               "volume " + name);
-  };
   std::uint64_t block = 0;
   if (from != 0) {
     auto about = volume(name);
@@ -122,7 +120,7 @@ Result<json> ControlClient::map(const std::string& name, std::uint64_t from,
   }
   json all;
   for (std::uint64_t got = 0;;) {
-    auto answer = page(block, std::min(limit - got, kPage));
+    auto answer = page(name, block, std::min(limit - got, kPage));
     if (!answer) return answer;
     const json* entries = member(*answer, "entries", json::value_t::array);
     if (!entries) return misfit("\"entries\" is no list");
@@ -143,6 +141,74 @@ Result<json> ControlClient::map(const std::string& name, std::uint64_t from,
       return misfit("\"next\" does not get on");
     block = next->get<std::uint64_t>();
   }
+}
+
+Result<json> ControlClient::page(const std::string& name, std::uint64_t block,
+                                 std::uint64_t limit) const {
+  return ask("GET",
+             fmt::format("{}/remaps?from={}&limit={}", volume_path(name), block,
+                         limit),
+             "volume " + name);
+}
+
+Status ControlClient::each_entry(
+    const std::string& name,
+    const std::function<Status(const json&)>& use) const {
+  for (std::uint64_t block = 0;;) {
+    auto answer = page(name, block, kPage);
+    if (!answer) return std::move(answer).error();
+    const json* entries = member(*answer, "entries", json::value_t::array);
+    if (!entries) return misfit("\"entries\" is no list");
+    for (const json& entry : *entries)
+      if (Status used = use(entry); !used) return used;
+    const json* next = member(*answer, "next", json::value_t::number_unsigned);
+    if (!next) return {};
+    if (entries->empty() || next->get<std::uint64_t>() <= block)
+      return misfit("\"next\" does not get on");
+    block = next->get<std::uint64_t>();
+  }
+}
+
+Result<json> ControlClient::explain(const std::string& name,
+                                    std::uint64_t offset) const {
+  return ask("GET",
+             fmt::format("{}/explain?offset={}", volume_path(name), offset),
+             "volume " + name);
+}
+
+Result<json> ControlClient::step(const std::string& name,
+                                 const std::string& action,
+                                 std::uint64_t offset,
+                                 std::uint64_t length) const {
+  const std::string what = "volume " + name;
+  auto answer = ask("POST",
+                    fmt::format("{}/{}?offset={}&length={}{}",
+                                volume_path(name), action, offset, length,
+                                action == "clear" ? "&confirm=lose-data" : ""),
+                    what);
+  const auto until = std::chrono::steady_clock::now() + kStepBound;
+  auto pause = kFirstPause;
+  while (answer) {
+    const json* job = member(*answer, "job", json::value_t::object);
+    const json* id =
+        job ? member(*job, "id", json::value_t::number_unsigned) : nullptr;
+    const json* state =
+        job ? member(*job, "state", json::value_t::string) : nullptr;
+    if (!id || !state) return misfit("\"job\" is none");
+    if (*state == "done") return answer;
+    if (std::chrono::steady_clock::now() >= until)
+      return make_error(
+          ErrorClass::caller, ETIMEDOUT,
+          fmt::format("{}: {} at {} is still running after {} s; a disk hangs",
+                      what, action, offset, kStepBound.count()));
+    std::this_thread::sleep_for(pause);
+    pause = std::min(pause * 2, kLongestPause);
+    answer = ask(
+        "GET",
+        fmt::format("{}/jobs/{}", volume_path(name), id->get<std::uint64_t>()),
+        what);
+  }
+  return answer;
 }
 
 Result<json> ControlClient::stop(const std::string& name) const {

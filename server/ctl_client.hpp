@@ -2,12 +2,14 @@
 // SPDX-License-Identifier: BSD-3-Clause
 // ControlClient: the questions that nbd-remapctl asks of a volume's socket.
 //
-// Waits   each question at most timeout. map() asks several, and stops when
-//         the server does not get on.
+// Waits   each question at most timeout. map() and each_entry() ask several,
+//         and stop when the server does not get on. step() asks again while
+//         the server says that it is at work, at most kStepBound.
 // Errors  errnum says which exit status: see exit_status().
 
 #include <chrono>
 #include <cstdint>
+#include <functional>
 #include <nlohmann/json.hpp>
 #include <string>
 
@@ -17,6 +19,10 @@ namespace nbd_remap {
 
 class ControlClient {
  public:
+  // A step is a quarter of a second of work, or a block on a disk that tries
+  // long; beyond this it hangs.
+  static constexpr std::chrono::seconds kStepBound{600};
+
   ControlClient(std::string socket, std::chrono::milliseconds timeout)
       : socket_(std::move(socket)), timeout_(timeout) {}
 
@@ -30,9 +36,22 @@ class ControlClient {
   // the server's form.
   Result<nlohmann::json> map(const std::string& name, std::uint64_t from,
                              std::uint64_t limit) const;
+  // Calls use for each remapped or pending block, page by page in the order of
+  // the volume, until it fails.
+  Status each_entry(
+      const std::string& name,
+      const std::function<Status(const nlohmann::json&)>& use) const;
+  Result<nlohmann::json> explain(const std::string& name,
+                                 std::uint64_t offset) const;
+  // One step of an action on the map; the answer's "next" is where to go on.
+  Result<nlohmann::json> step(const std::string& name,
+                              const std::string& action, std::uint64_t offset,
+                              std::uint64_t length) const;
   Result<nlohmann::json> stop(const std::string& name) const;
 
  private:
+  Result<nlohmann::json> page(const std::string& name, std::uint64_t block,
+                              std::uint64_t limit) const;
   Result<nlohmann::json> ask(const std::string& method,
                              const std::string& target,
                              const std::string& what) const;

@@ -3,12 +3,14 @@
 // answer on standard output. Complaints are one line on standard error.
 
 #include <fmt/format.h>
+#include <unistd.h>
 
 #include <CLI/CLI.hpp>
 #include <algorithm>
 #include <chrono>
 #include <cstdio>
 #include <exception>
+#include <memory>
 #include <nlohmann/json.hpp>
 #include <string>
 #include <string_view>
@@ -17,6 +19,7 @@
 #include "plugins/base/build_id.hpp"
 #include "plugins/base/tool_text.hpp"
 #include "server/ctl_client.hpp"
+#include "server/ctl_map_words.hpp"
 #include "server/ctl_render.hpp"
 #include "server/ctl_spare.hpp"
 
@@ -37,6 +40,35 @@ int complain(bool as_json, ExitStatus status, const std::string& message) {
   (void)std::fprintf(stderr, "%s\n", line.c_str());
   return number;
 }
+
+// One line on a terminal that is written anew a few times a second, and is
+// gone at the end.
+class ProgressLine {
+ public:
+  explicit ProgressLine(bool shown) : state_(std::make_shared<State>()) {
+    state_->shown = shown;
+  }
+  void operator()(const std::string& line) const {
+    const auto now = std::chrono::steady_clock::now();
+    if (!state_->shown || now < state_->next) return;
+    state_->next = now + std::chrono::milliseconds(200);
+    state_->wrote = true;
+    (void)std::fprintf(stderr, "\r\x1b[K%s", printable(line).c_str());
+  }
+
+ private:
+  struct State {
+    State() = default;
+    State(const State&) = delete;
+    ~State() {
+      if (wrote) (void)std::fputs("\r\x1b[K", stderr);
+    }
+    bool shown = false;
+    bool wrote = false;
+    std::chrono::steady_clock::time_point next{};
+  };
+  std::shared_ptr<State> state_;
+};
 
 class Ctl {
  public:
@@ -61,6 +93,7 @@ class Ctl {
     show->add_option("--from", from_, "Begin at this byte of the volume");
     show->add_option("--limit", limit_, "At most so many blocks (default 1000)")
         ->check(CLI::Range(std::uint64_t{1}, kMaxLimit));
+    map_words_.add_to(*map_);
     // Never parsed: run() hands it over.
     app_.add_subcommand("spare", "Format, check, mend or save a SPARE offline");
   }
@@ -184,6 +217,12 @@ class Ctl {
       if (!volumes) return volumes.error();
       return print(*volumes, render_volumes(*volumes));
     }
+    if (map_words_.parsed()) {
+      const bool shown = !json_ && ::isatty(STDERR_FILENO) == 1;
+      const auto answer = map_words_.run(client, ProgressLine(shown));
+      if (!answer) return answer.error();
+      return print(answer->json, answer->text, answer->status);
+    }
     const auto from = parse_bytes(from_);
     if (!from)
       return make_error(ErrorClass::caller, EDESTADDRREQ,
@@ -211,6 +250,7 @@ class Ctl {
   CLI::App app_{"Asks and steers nbd-remap.", kName};
   CLI::App* volume_ = nullptr;
   CLI::App* map_ = nullptr;
+  MapWords map_words_;
   bool json_ = false;
   std::string socket_;
   int timeout_s_ = 5;

@@ -5,89 +5,20 @@
 
 #include <algorithm>
 #include <cerrno>
-#include <stdexcept>
 #include <vector>
 
 #include "plugins/base/tool_text.hpp"
+#include "server/answer_fields.hpp"
 
 namespace nbd_remap {
 namespace {
 
+using namespace answer_fields;  // NOLINT: this file is about them
 using nlohmann::json;
 
 // The deepest answer has 4 levels. Printing recurses.
 constexpr int kMaxDepth = 16;
 constexpr std::size_t kSectorsShown = 16;
-
-// Within this file an answer that is not as it should be is an exception;
-// render() is the border.
-class Misfit : public std::runtime_error {
- public:
-  using std::runtime_error::runtime_error;
-};
-
-const json& field(const json& object, const char* key) {
-  if (!object.is_object())
-    throw Misfit(fmt::format("what should hold \"{}\" is no object", key));
-  const auto it = object.find(key);
-  if (it == object.end()) throw Misfit(fmt::format("\"{}\" is missing", key));
-  return *it;
-}
-
-std::uint64_t number_of(const json& value, const char* key) {
-  if (!value.is_number_unsigned())
-    throw Misfit(fmt::format("\"{}\" is no count", key));
-  return value.get<std::uint64_t>();
-}
-std::uint64_t number(const json& object, const char* key) {
-  return number_of(field(object, key), key);
-}
-bool flag(const json& object, const char* key) {
-  const json& value = field(object, key);
-  if (!value.is_boolean())
-    throw Misfit(fmt::format("\"{}\" is neither true nor false", key));
-  return value.get<bool>();
-}
-std::string text_of(const json& value, const char* key) {
-  if (!value.is_string()) throw Misfit(fmt::format("\"{}\" is no text", key));
-  return printable(value.get_ref<const std::string&>());
-}
-std::string text(const json& object, const char* key) {
-  return text_of(field(object, key), key);
-}
-const json& list(const json& object, const char* key) {
-  const json& value = field(object, key);
-  if (!value.is_array()) throw Misfit(fmt::format("\"{}\" is no list", key));
-  return value;
-}
-
-template <class Render>
-Result<std::string> render(Render&& how) {
-  try {
-    return how();
-  } catch (const Misfit& e) {
-    return make_error(
-        ErrorClass::caller, EPROTO,
-        fmt::format("the server's answer is not understood: {}", e.what()));
-  }
-}
-
-// Columns as wide as their widest cell, two blanks between.
-std::string table(const std::vector<std::vector<std::string>>& rows) {
-  std::vector<std::size_t> widths;
-  for (const auto& row : rows) {
-    widths.resize(std::max(widths.size(), row.size()));
-    for (std::size_t i = 0; i < row.size(); ++i)
-      widths[i] = std::max(widths[i], row[i].size());
-  }
-  std::string out;
-  for (const auto& row : rows) {
-    for (std::size_t i = 0; i + 1 < row.size(); ++i)
-      out += fmt::format("{:<{}}  ", row[i], widths[i]);
-    out += row.back() + "\n";
-  }
-  return out;
-}
 
 // "medium 2, full 1" of an object of counts; only those that are not 0.
 std::string counts(const json& object, const char* key, const char* none) {
@@ -282,7 +213,7 @@ Result<std::string> render_map(const json& remaps) {
       std::uint64_t offset = 0;
       if (__builtin_mul_overflow(number_of(next, "next"), block_size, &offset))
         throw Misfit("\"next\" is out of range");
-      more = fmt::format("There may be more; go on with --from={}\n", offset);
+      more = fmt::format("There is more; go on with --from={}\n", offset);
     }
     if (rows.size() == 1)
       return "Nothing is remapped or pending here.\n" + more;

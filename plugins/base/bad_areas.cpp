@@ -10,7 +10,6 @@
 #include <optional>
 #include <utility>
 
-#include "plugins/base/tool_text.hpp"
 #include "plugins/base/units.hpp"
 
 namespace nbd_remap {
@@ -23,8 +22,9 @@ Error refuse(std::uint64_t line, const std::string& words) {
                     fmt::format("line {}: {}", line, words));
 }
 
+// As it is: who prints an error makes it printable.
 std::string quoted(std::string_view text) {
-  return fmt::format("\"{}{}\"", printable(text.substr(0, kShown)),
+  return fmt::format("\"{}{}\"", text.substr(0, kShown),
                      text.size() > kShown ? "..." : "");
 }
 

@@ -5,7 +5,8 @@
 //
 // Units   bytes from the beginning of the volume.
 // Errors  class caller; the place is one line that begins with the number of
-//         the line ("line 7: ...") and says what was expected. A file is taken
+//         the line ("line 7: ...") and says what was expected; what it quotes
+//         is as it is in the file, for printable() to see. A file is taken
 //         whole or refused whole.
 
 #include <cstdint>

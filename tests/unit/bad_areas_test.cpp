@@ -75,7 +75,8 @@ TEST(BadAreas, what_is_no_mapfile_is_refused) {
            Bad{"-1 + 1\n", "line 1: "},
            Bad{"\x7f"
                "ELF\x02\x01\n",
-               "line 1: \"\\x7fELF\\x02\\x01\""},
+               "line 1: \"\x7f"
+               "ELF\x02\x01\""},
        })
     expect_refusal(parse_mapfile(bad.text, kVolume), bad.part);
   const std::string endless(5000, 'A');
@@ -135,7 +136,7 @@ TEST(BadAreas, a_list_that_is_wrong_is_refused_by_its_line) {
            Bad{"18014398509481984\n", "line 1: block 18014398509481984 of"},
            Bad{"1024\n", "expected below 1024, or another block size"},
            Bad{"5\n6\n\n5\n", "line 4: block 5 is there already, on line 1"},
-           Bad{"\x01\x02\xff\n", "line 1: \"\\x01\\x02\\xff\""},
+           Bad{"\x01\x02\xff\n", "line 1: \"\x01\x02\xff\""},
            Bad{"0x0 + 1\n0 512 -\n", "line 1: "},
        })
     expect_refusal(parse_badblocks(bad.text, kVolume, 1024), bad.part);

@@ -182,7 +182,7 @@ TEST(CtlRender, the_map_is_a_table_and_says_where_to_go_on) {
             "OFFSET  BLOCK  STATE     SLOT  UNREADABLE SECTORS\n"
             "0       0      remapped  0     -\n"
             "12288   3      pending   -     24 25\n"
-            "There may be more; go on with --from=16384\n");
+            "There is more; go on with --from=16384\n");
   EXPECT_EQ(*render_map(
                 json::parse(R"({"block_size":4096,"entries":[],"next":null})")),
             "Nothing is remapped or pending here.\n");
