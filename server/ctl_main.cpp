@@ -113,7 +113,10 @@ class Ctl {
       app_.parse(std::vector<std::string>(words_.rbegin(), words_.rend()));
     } catch (const CLI::Success& e) {
       return app_.exit(e);
-    } catch (const CLI::RequiredError&) {
+    } catch (const CLI::RequiredError& e) {
+      const std::string_view missing = e.what();
+      if (missing.find("subcommand") == std::string_view::npos)
+        return usage(std::string(missing));
       return usage(fmt::format("expected one of: {}", expected_after(noun)));
     } catch (const CLI::ParseError& e) {
       return usage(e.what());

@@ -34,6 +34,31 @@ TEST_F(RemapctlTest, what_is_typed_wrong_is_said_in_one_line) {
            Case{{"map", "show", "--from=-1", socket}, 2, "--from=-1"},
            Case{{"map", "show", "--limit=0", socket}, 2, "--limit"},
            Case{{"map", "show", "--limit=x", socket}, 2, "--limit"},
+           Case{{"map", "explain", socket}, 2, "OFFSET is required"},
+           Case{{"map", "explain", "x", socket}, 2, "OFFSET x: expected"},
+           Case{{"map", "remap", socket}, 2, "OFFSET is missing"},
+           Case{{"map", "remap", "0", "0", socket}, 2, "LENGTH 0: expected"},
+           Case{{"map", "unmap", "1", "2", "3", socket}, 2, "3"},
+           Case{{"map", "retest", socket}, 2, "expected it, or --all"},
+           Case{{"map", "retest", "0", "--all", socket}, 2, "one of them"},
+           Case{{"map", "clear", "0", socket}, 2, "LENGTH is required"},
+           Case{{"map", "clear", "0", "512", socket}, 2, "--yes-lose-data"},
+           Case{{"map", "export", socket}, 2, "--format is required"},
+           Case{{"map", "export", "--format=x", socket}, 2, "ddrescue"},
+           Case{{"map", "export", "--format=badblocks", "--of=x", socket},
+                2,
+                "--of"},
+           Case{{"map", "export", "--format=ddrescue", "--block-size=512",
+                 socket},
+                2,
+                "--format=badblocks only"},
+           Case{{"map", "import", "f", "--format=badblocks",
+                 "--block-size=1000", socket},
+                2,
+                "--block-size=1000: expected a power of two"},
+           Case{{"map", "import", "--format=badblocks", socket},
+                2,
+                "FILE is required"},
            Case{{"health", "--timeout=0", socket}, 2, "--timeout"},
            Case{{"health", socket, socket}, 2, "--socket"},
            Case{{"--socket=x", "spare", "check", "y"}, 2, "--socket=x means"},
@@ -128,8 +153,10 @@ TEST_F(RemapctlTest, the_man_page_has_the_options_that_the_program_has) {
   int seen = 0;
   for (const Words& words :
        {Words{"--help"}, Words{"map", "show", "--help"},
-        Words{"spare", "format", "--help"}, Words{"spare", "check", "--help"},
-        Words{"spare", "dump", "--help"}}) {
+        Words{"map", "explain", "--help"}, Words{"map", "retest", "--help"},
+        Words{"map", "clear", "--help"}, Words{"map", "export", "--help"},
+        Words{"map", "import", "--help"}, Words{"spare", "format", "--help"},
+        Words{"spare", "check", "--help"}, Words{"spare", "dump", "--help"}}) {
     const std::string help = run(words).out;
     for (std::size_t at = 0; (at = help.find("--", at)) != std::string::npos;
          ++seen) {
