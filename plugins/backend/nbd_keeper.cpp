@@ -74,6 +74,7 @@ Status NbdLink::start(bool journaled, std::uint32_t block) {
   {
     MutexLock lock(mu_);
     first = current_;
+    up_since_ = steady_clock::now();
   }
   if (Status started = start_threads(first); !started) return started;
   sigset_t all;
@@ -235,17 +236,18 @@ NbdLink::Attempt NbdLink::try_once() {
   {
     MutexLock lock(mu_);
     fresh_.reset();
+    // Before any request succeeds because of it.
+    if (options_.counters) {
+      options_.counters->connected = true;
+      ++options_.counters->reconnects;
+      options_.counters->replayed_bytes += bytes;
+    }
     // From here on a death is seen by lost().
     current_ = set;
-    set->since = steady_clock::now();
-    down = set->since - down_since_;
+    up_since_ = steady_clock::now();
+    down = up_since_ - down_since_;
     up_.notify_all();
     room_.notify_all();
-  }
-  if (options_.counters) {
-    options_.counters->connected = true;
-    ++options_.counters->reconnects;
-    options_.counters->replayed_bytes += bytes;
   }
   log(LogLevel::warning,
       fmt::format("connection back after {:.3f} s, {} bytes written again",

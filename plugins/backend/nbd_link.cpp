@@ -90,7 +90,6 @@ Status NbdLink::start_threads(const Connections& set) {
         });
     if (!started) return started;
   }
-  set->since = steady_clock::now();
   return {};
 }
 
@@ -103,15 +102,15 @@ void NbdLink::lost(NbdConnections& set, const std::string& why) {
     grave_ = std::move(current_);
     current_.reset();
     down_since_ = steady_clock::now();
-    lived_ = std::chrono::duration_cast<milliseconds>(down_since_ - set.since);
+    lived_ = std::chrono::duration_cast<milliseconds>(down_since_ - up_since_);
     try {
       why_ = why;
     } catch (const std::bad_alloc&) {
       why_.clear();
     }
+    if (options_.counters) options_.counters->connected = false;
     keeper_.notify_one();
   }
-  if (options_.counters) options_.counters->connected = false;
 }
 
 std::string NbdLink::why_down() const {

@@ -71,7 +71,6 @@ struct NbdConnections {
 
   std::atomic<bool> dead{false};
   std::atomic<std::size_t> turn{0};
-  std::chrono::steady_clock::time_point since;  // they are in use
   std::vector<std::unique_ptr<NbdConnection>> all;
 };
 
@@ -155,6 +154,7 @@ class NbdLink final : public NbdChannel {
   Connections current_ GUARDED_BY(mu_);  // null while the link is down
   Connections fresh_ GUARDED_BY(mu_);    // not in use yet
   Connections grave_ GUARDED_BY(mu_);    // the keeper buries it
+  Time up_since_ GUARDED_BY(mu_);
   Time down_since_ GUARDED_BY(mu_);
   std::string why_ GUARDED_BY(mu_);     // the link is down
   std::string failed_ GUARDED_BY(mu_);  // not empty: for good
