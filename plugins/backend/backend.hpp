@@ -60,6 +60,9 @@ struct BackendInfo {
   // Behind a server, which is taken at its word: direct says nothing here.
   bool remote = false;
   bool can_flush = true;   // false: nothing is ever known to be durable
+  // A flush that succeeds covers also what was written before one that failed,
+  // and fails while that is not known.
+  bool flush_covers_failed = false;
   bool fast_zero = false;  // ZeroMode::fast_only may succeed
   // What stays the same while it is the same disk: WWN or serial of a device,
   // file system and inode of a file, the export of a remote. Never empty.

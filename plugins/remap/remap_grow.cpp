@@ -49,6 +49,12 @@ Result<MetadataSurvey> survey_for_growing(Backend& spare, SpareSize sizes) {
   return survey;
 }
 
+// Growing is no reason to believe that the last server stopped in order, nor
+// that there was one.
+bool was_closed(const MetadataSurvey& survey) {
+  return survey.chosen().closed || survey.superblock.owner_epoch == 0;
+}
+
 }  // namespace
 
 // First the superblocks, still with the old layout, say to which size SPARE
@@ -126,11 +132,19 @@ Status RemapStore::alone(const std::function<Status()>& change) {
   } catch (const std::bad_alloc&) {
     status = make_error(ENOMEM, "spare: grow");
   }
+  if (!status && status.error().error_class == ErrorClass::transport) {
+    resumable_ = covers_failed_;
+    remember(status.error());
+  }
   MutexLock lock(mu_);
   writing_ = false;
   publish_log();
   done_.notify_all();
   return status;
+}
+
+Status RemapStore::resume() {
+  return alone([&] { return resume_log(); });
 }
 
 Status RemapStore::grow_spare(std::uint64_t spare_bytes) {
@@ -160,11 +174,10 @@ Result<Superblock> grow_spare(Backend& spare, const LogSink& log) {
   const auto grown = grown_layout(survey->superblock.layout,
                                   spare.info().size_bytes, spare.info().name);
   if (!grown) return grown.error();
-  const bool closed = survey->chosen().closed;
+  const bool closed = was_closed(*survey);
   auto taken = RemapLog::take_over(spare, *survey, log);
   if (!taken) return std::move(taken).error();
   Status status = (*taken)->grow(*grown, survey->chosen().state);
-  // Growing is no reason to believe that the last server stopped in order.
   if (status && closed) status = (*taken)->append(RecordType::closed, {});
   if (!status) return std::move(status).error();
   return (*taken)->superblock();
@@ -221,7 +234,7 @@ Result<Superblock> grow_main(Backend& main, Backend& spare,
   binding.main_bytes = sb.main_bytes;
   binding.main_identity = main.info().identity;
   binding.main_name = main.info().name;
-  const bool closed = survey->chosen().closed;
+  const bool closed = was_closed(*survey);
   auto store = RemapStore::open(spare, binding, false, log);
   if (!store) return std::move(store).error();
   Status status = complete_last_block(main, spare, **store, sb.main_bytes,

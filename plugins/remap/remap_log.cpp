@@ -10,6 +10,7 @@
 
 #include "plugins/base/build_id.hpp"
 #include "plugins/base/crc32c.hpp"
+#include "plugins/remap/spare_owner.hpp"
 
 namespace nbd_remap {
 namespace {
@@ -47,19 +48,47 @@ Result<std::unique_ptr<RemapLog>> RemapLog::take_over(
   std::unique_ptr<RemapLog> self(new RemapLog(spare, std::move(log)));
   self->sb_ = survey.superblock;
   self->block_ = AlignedBuffer(survey.superblock.layout.block_bytes);
-  for (CopyIndex c : kCopies) {
-    const auto i = static_cast<std::size_t>(c);
-    self->area_[i] = survey.copies[i].area;
-  }
-  self->sequence_ = survey.chosen().last_sequence;
-  self->position_ = survey.chosen().log_length;
+  self->stand_on(survey);
   Status status = self->claim(survey);
   if (status) status = self->check_still_owner();
   if (status && (!survey.copies_agree() || self->full()))
-    status = self->mend(survey);
+    status = self->mend(survey, survey.chosen().state);
   if (status) status = self->append(RecordType::opened, {});
   if (!status) return std::move(status).error();
   return self;
+}
+
+void RemapLog::stand_on(const MetadataSurvey& survey) {
+  for (CopyIndex c : kCopies) {
+    const auto i = static_cast<std::size_t>(c);
+    area_[i] = survey.copies[i].area;
+  }
+  sequence_ = survey.chosen().last_sequence;
+  position_ = survey.chosen().log_length;
+}
+
+// As a start does it, but that the map is the one in memory: a record that was
+// under way when SPARE was lost may be there or not, and must not count.
+Status RemapLog::resume(const MapState& state) {
+  if (Status status = spare_.flush(); !status) return status;
+  if (Status status = check_still_owner(); !status) return status;
+  const auto survey = survey_metadata(spare_);
+  if (!survey) return survey.error();
+  if (!survey->best)
+    return make_error(EIO, fmt::format("{}: no copy can be believed: {}",
+                                       spare_.info().name, survey->refusal));
+  if (survey->superblock.layout != sb_.layout)
+    return make_error(EIO, fmt::format("{}: it is unknown to what size it grew",
+                                       spare_.info().name));
+  stand_on(*survey);
+  sb_.sequence = std::max(sb_.sequence, survey->superblock.sequence);
+  if (Status status = settle(*survey); !status) return status;
+  if (Status status = mend(*survey, state); !status) return status;
+  failed_ = false;
+  log_(LogLevel::info, fmt::format("{}: is back; the map is written anew, as "
+                                   "of sequence {}",
+                                   spare_.info().name, sequence_));
+  return {};
 }
 
 // What the survey saw may be in the disk's cache only (the last server was
@@ -73,6 +102,10 @@ Status RemapLog::claim(const MetadataSurvey& survey) {
       sb_.owner_epoch = std::max(sb_.owner_epoch, copy.superblock->owner_epoch);
   ++sb_.owner_epoch;
   sb_.owner_token = random_token();
+  return settle(survey);
+}
+
+Status RemapLog::settle(const MetadataSurvey& survey) {
   sb_.map_sequence = sequence_;
   sb_.build_id = build_id();
   if (!survey.copies_agree()) sb_.copies_in_step = copy_bit(*survey.best);
@@ -104,7 +137,7 @@ Status RemapLog::check_unchanged(const MetadataSurvey& survey) {
 // seen, so that no leftover of either log can be taken for a later record.
 // The copy that is believed keeps its old checkpoint and its place in the
 // superblocks until the other one is whole and durable.
-Status RemapLog::mend(const MetadataSurvey& survey) {
+Status RemapLog::mend(const MetadataSurvey& survey, const MapState& state) {
   for (const CopySurvey& copy : survey.copies)
     for (const std::string& words : copy.damages)
       log_(LogLevel::warning,
@@ -117,7 +150,6 @@ Status RemapLog::mend(const MetadataSurvey& survey) {
                      "{} anew from the {}, as of sequence {}",
                      spare_.info().name, copy_name(other), copy_name(best),
                      sequence_));
-  const MapState& state = survey.chosen().state;
   sequence_ = std::max(sequence_, survey.max_sequence_seen()) + 1;
   std::uint32_t in_step = 0;
   bool usable = true;
@@ -199,35 +231,15 @@ Status RemapLog::write_superblocks() {
   }
 }
 
-// One superblock may be older than ours: of a copy that does not take writes.
 Status RemapLog::check_still_owner() {
-  bool ours = false;
-  Status last = make_error(EIO, spare_.info().name + ": no superblock");
-  for (CopyIndex c : kCopies) {
-    const Bytes bytes = block_.first(kSuperblockBytes);
-    if (Status status = spare_.read(sb_.place(c), bytes); !status) {
-      if (status.error().error_class != ErrorClass::medium) return status;
-      last = std::move(status);
-      continue;
-    }
-    auto superblock = unpack_superblock(bytes);
-    if (!superblock && superblock.error().errnum != EPROTONOSUPPORT) {
-      last = std::move(superblock).error();
-      continue;
-    }
-    if (superblock && superblock->uuid == sb_.uuid &&
-        superblock->owner_epoch < sb_.owner_epoch)
-      continue;
-    if (!superblock || superblock->uuid != sb_.uuid ||
-        superblock->owner_epoch != sb_.owner_epoch ||
-        superblock->owner_token != sb_.owner_token)
-      return make_error(
-          ErrorClass::transport, ESHUTDOWN,
-          fmt::format("{}: another server took it over", spare_.info().name));
-    ours = true;
-  }
-  if (ours) return {};
-  return last;
+  const auto owner = find_owner(spare_, sb_, block_.bytes());
+  if (!owner) return owner.error();
+  if (*owner == Owner::self) return {};
+  if (*owner == Owner::unknown)
+    return make_error(EIO, spare_.info().name + ": no superblock");
+  return make_error(
+      ErrorClass::transport, ESHUTDOWN,
+      fmt::format("{}: another server took it over", spare_.info().name));
 }
 
 Status RemapLog::fail(Error error) {

@@ -12,7 +12,8 @@
 //                 and its header before the log is begun anew.
 //             (4) After a failure that leaves it unknown what is durable (a
 //                 failed flush, both copies failing, another owner) the log
-//                 stays failed; a restart finds out what is there.
+//                 stays failed until resume() or a restart finds out what is
+//                 there.
 //             (5) Before each append the owner is read again: a server that
 //                 lost SPARE to another one writes nothing more (contract M5).
 //                 This stands behind the exclusive open and cannot replace it:
@@ -53,6 +54,11 @@ class RemapLog {
   Status append(RecordType type, const std::vector<Entry>& entries);
   // state: the map after the last append.
   Status checkpoint(const MapState& state);
+  // After it failed: finds out what is on SPARE and makes this map count. Can
+  // be cut anywhere; while it does not succeed the log stays failed.
+  // REQUIRES: a flush of SPARE that succeeds covers what was written before one
+  // that failed.
+  Status resume(const MapState& state);
   // A checkpoint in the places of the new layout, which the superblocks then
   // speak of. Can be cut anywhere: the old layout counts until the new one
   // does. An error before that leaves the old one in use; one that leaves it
@@ -72,7 +78,9 @@ class RemapLog {
   RemapLog(Backend& spare, LogSink log);
 
   Status claim(const MetadataSurvey& survey);
-  Status mend(const MetadataSurvey& survey);
+  void stand_on(const MetadataSurvey& survey);
+  Status settle(const MetadataSurvey& survey);
+  Status mend(const MetadataSurvey& survey, const MapState& state);
   Result<bool> wipe(CopyIndex copy);
   Status check_unchanged(const MetadataSurvey& survey);
   Status check_still_owner();

@@ -101,6 +101,7 @@ Result<std::unique_ptr<RemapStore>> RemapStore::open(Backend& spare,
     auto taken = RemapLog::take_over(spare, *survey, log);
     if (!taken) return std::move(taken).error();
     self->log_ = std::move(*taken);
+    self->covers_failed_ = spare.info().flush_covers_failed;
     // A log that is not short is work for every start: begin it anew at stop.
     self->changed_ = self->log_->log_length() > 2;
   }
@@ -180,12 +181,7 @@ void RemapStore::append_entries(const Commit& commit,
 // then visible, before the next one is begun, so that a checkpoint between two
 // records has all that was written before it.
 void RemapStore::write_batch(const std::vector<Commit*>& batch) {
-  Status broken;
-  {
-    MutexLock lock(mu_);
-    if (!failed_.empty())
-      broken = make_error(ErrorClass::full, EIO, "spare: " + failed_);
-  }
+  Status broken = resume_log();
   for (auto next = batch.begin(); next != batch.end();) {
     std::vector<Commit*> group;
     std::vector<Entry> entries;
@@ -205,9 +201,41 @@ void RemapStore::write_batch(const std::vector<Commit*>& batch) {
       group.push_back(commit);
     }
     if (broken && !group.empty()) broken = write_record(entries, group);
-    if (!broken) remember(broken.error());
+    if (!broken) {
+      remember(broken.error());
+      keep_slots(group);
+    }
     for (Commit* commit : group) commit->status = broken;
   }
+}
+
+// OK if nothing has failed, or no longer.
+Status RemapStore::resume_log() {
+  {
+    MutexLock lock(mu_);
+    if (failed_.empty()) return {};
+    if (!resumable_)
+      return make_error(ErrorClass::full, EIO, "spare: " + failed_);
+  }
+  if (Status status = log_->resume(state()); !status) {
+    status.error().error_class = ErrorClass::transport;
+    return status;
+  }
+  for (SlotNo slot : uncertain_slots_) pool_.free(slot);
+  uncertain_slots_.clear();
+  MutexLock lock(mu_);
+  failed_.clear();
+  ++resumes_;
+  return {};
+}
+
+void RemapStore::keep_slots(const std::vector<Commit*>& group) {
+  for (const Commit* commit : group)
+    for (const RemapEntry& e : *commit->entries) {
+      const auto old = table_.find_first(e.block, BlockNo{e.block.value + 1});
+      if (e.remapped() && !(old && old->slot_or_none == e.slot_or_none))
+        uncertain_slots_.push_back(e.slot());
+    }
 }
 
 // Errors: never of class medium, which would say that a slot is bad.
@@ -224,8 +252,11 @@ Status RemapStore::write_record(const std::vector<Entry>& entries,
     }
   } catch (const std::bad_alloc&) {
     // The record may be durable and the table not know it: no more changes.
+    resumable_ = false;
     return make_error(ENOMEM, "spare: commit");
   }
+  resumable_ =
+      covers_failed_ && status.error().error_class == ErrorClass::transport;
   if (status.error().error_class == ErrorClass::medium)
     status.error().error_class = ErrorClass::full;
   return status;
@@ -270,14 +301,11 @@ MapState RemapStore::state() const {
 
 Status RemapStore::close() {
   if (read_only_) return {};
-  std::string failed;
-  {
-    MutexLock lock(mu_);
-    failed = failed_;
-  }
   // The table may lack what is in the log: a checkpoint of it would lie.
-  if (!failed.empty())
-    return make_error(ErrorClass::full, EIO, "spare: not closed: " + failed);
+  if (Status sound = resume_log(); !sound) {
+    sound.error().place = "spare: not closed: " + sound.error().place;
+    return sound;
+  }
   Status status;
   if (changed_ || log_->full()) status = log_->checkpoint(state());
   if (status) {

@@ -76,11 +76,19 @@ class RemapStore {
   // no block had are retired too.
   // REQUIRES: entries.size() + retire.size() <= max_entries().
   // Errors: full (no room for pending blocks: nothing has changed), or the
-  // log's, after which every commit fails; never of class medium. A slot of a
-  // commit that the log failed stays taken: it may be mapped after a restart.
+  // log's, after which every commit fails until resume(); never of class
+  // medium. A slot of a commit that the log failed stays taken until then: it
+  // may be mapped after a restart.
   Status commit(const std::vector<RemapEntry>& entries,
                 const std::vector<SlotNo>& retire = {});
 
+  // After commits failed because SPARE was lost: makes the map in memory count
+  // on SPARE too, so that commits go on. Every commit tries that itself, if
+  // SPARE covers failed flushes (BackendInfo); else only a restart helps.
+  // Blocks of commits that failed before are as if these had never been.
+  Status resume();
+  // How often that succeeded.
+  std::uint64_t resumes() const { return resumes_; }
   // After the disk was enlarged: makes slots of what is new. Their places, and
   // so layout() as far as a request needs it, stay as they are.
   // Errors: caller (not larger, or too little; nothing has changed), or the
@@ -103,6 +111,8 @@ class RemapStore {
   void append_entries(const Commit& commit, std::vector<Entry>& out) const;
   // The one that writes for all that wait.
   void write_batch(const std::vector<Commit*>& batch);
+  Status resume_log();
+  void keep_slots(const std::vector<Commit*>& group);
   Status write_record(const std::vector<Entry>& entries,
                       const std::vector<Commit*>& group);
   std::uint64_t new_pending(const Commit& commit) const;
@@ -122,6 +132,11 @@ class RemapStore {
   SlotPool pool_;
   std::unique_ptr<RemapLog> log_;  // by the writer only, see writing_
   bool changed_ = false;           // since the last checkpoint; the writer's
+  // Of commits that failed: taken until it is known that SPARE has them not.
+  std::vector<SlotNo> uncertain_slots_;  // the writer's
+  bool resumable_ = false;      // the writer's: what failed may come back
+  bool covers_failed_ = false;  // of SPARE, see BackendInfo
+  std::atomic<std::uint64_t> resumes_{0};
 
   mutable Mutex mu_;
   CondVar done_;

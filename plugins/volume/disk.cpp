@@ -86,7 +86,9 @@ Status Disk::flush() {
     while (flushing_ && rounds_ended_ < mine) round_over_.wait(mu_);
     if (rounds_ended_ >= mine) {
       if (in_doubt_) return refuse_in_doubt();
-      return {};
+      if (last_good_round_ >= mine) return {};
+      return make_error(ErrorClass::transport, EIO,
+                        info().name + ": flush: the one under way failed");
     }
     flushing_ = true;
     ++rounds_begun_;
@@ -100,10 +102,14 @@ Status Disk::flush() {
   } catch (const std::bad_alloc&) {
     status = make_error(ENOMEM, "flush");  // others wait for this round
   }
-  if (!status) in_doubt_ = true;
+  if (!status) {
+    dirty_ = true;
+    if (!info().flush_covers_failed) in_doubt_ = true;
+  }
   MutexLock lock(mu_);
   flushing_ = false;
   ++rounds_ended_;
+  if (status) last_good_round_ = rounds_ended_;
   round_over_.notify_all();
   return status;
 }

@@ -6,7 +6,8 @@
 // Flush       Callers that come while a flush runs share the next one: a flush
 //             that began earlier may have missed their writes. One with
 //             nothing written since the last good one is not sent.
-// Doubt       After a flush failed (or a FUA write through the page cache,
+// Doubt       Unless the backend itself remembers (flush_covers_failed):
+//             after a flush failed (or a FUA write through the page cache,
 //             whose error may be another write's) every flush and FUA write
 //             fails with EIO until the server is started again.
 // Threads     any, at once.
@@ -66,6 +67,7 @@ class Disk final : public Backend {
   bool flushing_ GUARDED_BY(mu_) = false;
   std::uint64_t rounds_begun_ GUARDED_BY(mu_) = 0;
   std::uint64_t rounds_ended_ GUARDED_BY(mu_) = 0;
+  std::uint64_t last_good_round_ GUARDED_BY(mu_) = 0;
 };
 
 }  // namespace nbd_remap

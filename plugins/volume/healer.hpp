@@ -59,8 +59,9 @@ class Healer {
   // Any alignment. With Durability::fua all of it is durable on success.
   Status write(VolumeOffset offset, ConstBytes data, Durability durability);
 
-  // OK unless a block of the range is in doubt. Cheap while none is.
-  Status check_doubt(VolumeOffset offset, std::uint64_t length) const;
+  // OK unless a block of the range is in doubt: a commit of it failed, and the
+  // log could not be resumed since. Cheap while none is.
+  Status check_doubt(VolumeOffset offset, std::uint64_t length);
 
   // Blocks as MAIN holds them, in one read; of the last only what is there.
   // Needs no lock: it changes nothing.
@@ -180,6 +181,8 @@ class Healer {
   std::atomic<bool> doubts_{false};
   mutable Mutex doubt_mu_;
   std::set<BlockNo> doubtful_ GUARDED_BY(doubt_mu_);
+  // They are in doubt while RemapStore::resumes() says this.
+  std::uint64_t doubted_after_ GUARDED_BY(doubt_mu_) = 0;
 };
 
 }  // namespace nbd_remap

@@ -45,26 +45,38 @@ void Healer::tell(MapEvent::What what, const RemapEntry& entry,
 Status Healer::commit_place(const std::vector<RemapEntry>& entries,
                             const std::vector<SlotNo>& retire) {
   // A log that failed before writes nothing more: no doubt about this block.
+  const std::uint64_t resumes = store_.resumes();
   const bool unwritten = !store_.status().failed.empty();
   Status status = store_.commit(entries, retire);
   if (status || unwritten) return status;
   MutexLock lock(doubt_mu_);
+  if (doubted_after_ != resumes) doubtful_.clear();
+  doubted_after_ = resumes;
   for (const RemapEntry& e : entries) doubtful_.insert(e.block);
   doubts_ = true;
   return status;
 }
 
-Status Healer::check_doubt(VolumeOffset offset, std::uint64_t length) const {
+Status Healer::check_doubt(VolumeOffset offset, std::uint64_t length) {
   if (!doubts_) return {};
-  MutexLock lock(doubt_mu_);
-  const auto it = doubtful_.lower_bound(BlockNo{offset.value / block_bytes_});
-  if (it == doubtful_.end() ||
-      it->value * block_bytes_ >= offset.value + length)
-    return {};
-  return make_error(ErrorClass::transport, EIO,
-                    fmt::format("volume: whether block {} is remapped is in "
-                                "doubt until a restart: the log failed",
-                                it->value));
+  {
+    MutexLock lock(doubt_mu_);
+    if (doubted_after_ != store_.resumes()) {
+      doubtful_.clear();
+      doubts_ = false;
+    }
+    const auto it = doubtful_.lower_bound(BlockNo{offset.value / block_bytes_});
+    if (it == doubtful_.end() ||
+        it->value * block_bytes_ >= offset.value + length)
+      return {};
+  }
+  Status status = store_.resume();
+  if (status) return {};
+  return make_error(
+      ErrorClass::transport, EIO,
+      fmt::format("volume: whether a block from byte {} on is remapped is in "
+                  "doubt while the log fails: {}",
+                  offset.value, status.error().text()));
 }
 
 Status Healer::main_answers() const {

@@ -25,6 +25,7 @@ namespace nbd_remap {
 class CrashBackend final : public Backend {
  public:
   explicit CrashBackend(std::uint64_t size_bytes);
+  explicit CrashBackend(BackendInfo info) : info_(std::move(info)) {}
 
   // Power fails after n more calls of any data operation succeeded: from then
   // on all fail with ESHUTDOWN. A write or zero that is under way at the cut

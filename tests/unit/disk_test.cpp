@@ -154,6 +154,43 @@ TEST_F(DiskTest, all_who_wait_for_a_flush_that_fails_are_told) {
   EXPECT_EQ(faulty_.fired(), 1U);
 }
 
+// A remote that keeps what is not flushed and writes it again.
+TEST(DiskCovered, a_failed_flush_that_the_next_covers_is_sent_again) {
+  BackendInfo info = fake_disk_info("remote", 1 << 20, 512, 4096);
+  info.remote = true;
+  info.flush_covers_failed = true;
+  MemoryBackend memory(info);
+  FaultyBackend faulty(memory);
+  Disk disk(std::make_unique<BorrowedBackend>(faulty));
+  ASSERT_TRUE(disk.write(DeviceOffset{0}, pattern(1, 512), Durability::cached));
+  Barrier barrier;
+  std::atomic<int> seen{0};
+  // The second one and all that follow.
+  const auto rule = faulty.add_failing_call(FaultOp::flush, ETIMEDOUT,
+                                            {.nth = 2, .sticky = true});
+  faulty.set_hook([&](const Operation& operation) {
+    if (operation.op == FaultOp::flush && seen++ == 0)
+      barrier.arrive_and_wait();
+  });
+  auto flush = [&] { return disk.flush(); };
+  auto first = std::async(std::launch::async, flush);
+  ASSERT_TRUE(barrier.wait_for_arrival());
+  ASSERT_TRUE(disk.write(DeviceOffset{0}, pattern(2, 512), Durability::cached));
+  std::vector<std::future<Status>> later;
+  for (int i = 0; i < 4; ++i)
+    later.push_back(std::async(std::launch::async, flush));
+  barrier.open();
+  EXPECT_TRUE(first.get());
+  for (auto& f : later) EXPECT_FALSE(f.get()) << "all who wait are told";
+  EXPECT_GE(faulty.fired(rule), 1U);
+  EXPECT_FALSE(disk.in_doubt());
+  faulty.remove(rule);
+  const std::uint64_t sent = memory.calls().flush;
+  EXPECT_TRUE(disk.flush()) << "nothing was written since, and yet:";
+  EXPECT_EQ(memory.calls().flush, sent + 1);
+  EXPECT_TRUE(disk.write(DeviceOffset{0}, pattern(3, 512), Durability::fua));
+}
+
 // Mistake 29: its error may be that of an earlier write.
 TEST(DiskDoubt,
      a_fua_write_that_fails_through_the_page_cache_puts_all_in_doubt) {

@@ -1,0 +1,47 @@
+// SPDX-License-Identifier: BSD-3-Clause
+#include "plugins/nbdkit/owner_check.hpp"
+
+#include <cerrno>
+
+#include "plugins/base/aligned_buffer.hpp"
+#include "plugins/remap/spare_owner.hpp"
+
+namespace nbd_remap {
+
+void OwnerCheck::own(Backend& spare, const Superblock& superblock) {
+  MutexLock lock(mu_);
+  spare_ = &spare;
+  owned_ = true;
+  superblock_ = superblock;
+}
+
+void OwnerCheck::forget_spare() {
+  MutexLock lock(mu_);
+  spare_ = nullptr;
+}
+
+Status OwnerCheck::spare_is_back(Backend& fresh) {
+  MutexLock lock(mu_);
+  if (owned_) return check(fresh);
+  return make_error(ErrorClass::caller, ESHUTDOWN,
+                    fresh.info().name + ": was lost during the start");
+}
+
+// A SPARE that is no remote cannot be taken over while we hold its lock.
+Status OwnerCheck::main_is_back() {
+  MutexLock lock(mu_);
+  if (spare_ == nullptr || !spare_->info().remote) return {};
+  return check(*spare_);
+}
+
+Status OwnerCheck::check(Backend& spare) {
+  AlignedBuffer scratch(kSuperblockBytes);
+  const auto owner = find_owner(spare, superblock_, scratch.bytes());
+  if (!owner) return owner.error();
+  if (*owner != Owner::another) return {};
+  return make_error(
+      ErrorClass::caller, ESHUTDOWN,
+      spare.info().name + ": another server took the volume over");
+}
+
+}  // namespace nbd_remap

@@ -1,0 +1,37 @@
+#pragma once
+// SPDX-License-Identifier: BSD-3-Clause
+// OwnerCheck: whether a remote disk that was lost and is back is still ours.
+// While the connection was gone another server may have taken the pair over,
+// and what we would write then belongs to it.
+//
+// Threads  any, at once. The lock is held while SPARE is read, which a remote
+//          bounds by its time-out; nothing on the way of a request takes it.
+
+#include "plugins/backend/backend.hpp"
+#include "plugins/base/mutex.hpp"
+#include "plugins/remap/remap_format.hpp"
+
+namespace nbd_remap {
+
+class OwnerCheck {
+ public:
+  // From here on SPARE is ours, as this superblock says. spare: where MAIN's
+  // check reads it, until forget_spare().
+  void own(Backend& spare, const Superblock& superblock);
+  void forget_spare();
+
+  // For OpenOptions::on_reconnect. Before own() a SPARE that was lost is an
+  // error, and whoever was taking it over begins anew.
+  Status spare_is_back(Backend& fresh);
+  Status main_is_back();
+
+ private:
+  Status check(Backend& spare) REQUIRES(mu_);
+
+  Mutex mu_;
+  Backend* spare_ GUARDED_BY(mu_) = nullptr;
+  bool owned_ GUARDED_BY(mu_) = false;
+  Superblock superblock_ GUARDED_BY(mu_);
+};
+
+}  // namespace nbd_remap
