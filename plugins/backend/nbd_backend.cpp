@@ -299,6 +299,7 @@ Result<BackendInfo> describe(const std::string& uri, const NbdExport& remote,
   info.read_only = remote.read_only || options.read_only;
   info.remote = true;
   info.can_flush = remote.can_flush;
+  info.flush_covers_failed = remote.can_flush && !info.read_only;
   info.fast_zero = remote.can_zero && remote.can_fast_zero;
 
   const std::uint64_t logical =

@@ -39,6 +39,7 @@ Status OwnerCheck::check(Backend& spare) {
   const auto owner = find_owner(spare, superblock_, scratch.bytes());
   if (!owner) return owner.error();
   if (*owner != Owner::another) return {};
+  on_loss_();
   return make_error(
       ErrorClass::caller, ESHUTDOWN,
       spare.info().name + ": another server took the volume over");

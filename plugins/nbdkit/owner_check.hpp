@@ -7,6 +7,9 @@
 // Threads  any, at once. The lock is held while SPARE is read, which a remote
 //          bounds by its time-out; nothing on the way of a request takes it.
 
+#include <functional>
+#include <utility>
+
 #include "plugins/backend/backend.hpp"
 #include "plugins/base/mutex.hpp"
 #include "plugins/remap/remap_format.hpp"
@@ -15,6 +18,10 @@ namespace nbd_remap {
 
 class OwnerCheck {
  public:
+  // on_loss: called when another server has the pair, perhaps more than once.
+  explicit OwnerCheck(std::function<void()> on_loss)
+      : on_loss_(std::move(on_loss)) {}
+
   // From here on SPARE is ours, as this superblock says. spare: where MAIN's
   // check reads it, until forget_spare().
   void own(Backend& spare, const Superblock& superblock);
@@ -28,6 +35,7 @@ class OwnerCheck {
  private:
   Status check(Backend& spare) REQUIRES(mu_);
 
+  const std::function<void()> on_loss_;
   Mutex mu_;
   Backend* spare_ GUARDED_BY(mu_) = nullptr;
   bool owned_ GUARDED_BY(mu_) = false;

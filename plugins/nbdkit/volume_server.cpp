@@ -42,12 +42,14 @@ struct Disks {
 
 // missing-spare=readonly: a SPARE that cannot be opened for writing is opened
 // for reading, and if that fails too there is none.
-Result<Disks> open_disks(const Parameters& p, const LogSink& log) {
+Result<Disks> open_disks(const Parameters& p, const LogSink& log,
+                         const std::shared_ptr<OwnerCheck>& owner) {
   OpenOptions options;
   options.direct = p.direct;
   options.log = log;
   options.connections = p.main_connections;
   options.deadline = p.main_timeout;
+  options.on_reconnect = [owner](Backend&) { return owner->main_is_back(); };
   Disks disks;
   auto main = open_backend(p.main, options);
   if (!main) return in_step("main", std::move(main).error());
@@ -65,6 +67,9 @@ Result<Disks> open_disks(const Parameters& p, const LogSink& log) {
                                   p.main));
   options.connections = OpenOptions{}.connections;
   options.deadline = p.spare_timeout;
+  options.on_reconnect = [owner](Backend& fresh) {
+    return owner->spare_is_back(fresh);
+  };
   auto spare = open_backend(p.spare, options);
   Error why;
   if (spare) {
@@ -141,10 +146,7 @@ Status rehearse_start(const Parameters& p, const LogSink& log) {
   if (!p.control.empty())
     if (Status free = HttpServer::check(p.control); !free)
       return in_step("control", std::move(free).error());
-  if (!p.control.empty())
-    if (Status free = HttpServer::check(p.control); !free)
-      return in_step("control", std::move(free).error());
-  auto disks = open_disks(p, log);
+  auto disks = open_disks(p, log, std::make_shared<OwnerCheck>([] {}));
   if (!disks) return std::move(disks).error();
   warn_if_cached(*disks->main, "main", log);
   if (!disks->spare) return {};
@@ -168,7 +170,7 @@ Result<std::unique_ptr<VolumeServer>> VolumeServer::start(const Parameters& p,
                   fmt::format("start: nbd-remap {}", build_id()));
   self->listening_ = listening_sockets();
   auto began = steady_clock::now();
-  auto disks = open_disks(p, self->host_.log);
+  auto disks = open_disks(p, self->host_.log, self->owner_);
   if (!disks) return std::move(disks).error();
   self->step("start: disks opened", began);
 
@@ -183,6 +185,7 @@ Result<std::unique_ptr<VolumeServer>> VolumeServer::start(const Parameters& p,
         RemapStore::open(*spare, binding, disks->read_only, self->host_.log);
     if (!opened) return in_step("spare", std::move(opened).error());
     store = std::move(*opened);
+    self->owner_->own(*spare, store->status().superblock);
     Status fits = check_blocks(*main, *spare, store->layout().block_bytes);
     if (!fits) return std::move(fits).error();
     const StoreStatus status = store->status();
@@ -294,6 +297,7 @@ void VolumeServer::stop() {
                 "stop: not marked clean: " + status.error().text());
   }
   began = steady_clock::now();
+  owner_->forget_spare();
   control_.reset();
   map_endpoint_.reset();  // its worker has ended, as its requests have
   endpoint_.reset();

@@ -25,6 +25,7 @@
 #include "plugins/base/log.hpp"
 #include "plugins/nbdkit/client_sockets.hpp"
 #include "plugins/nbdkit/map_endpoint.hpp"
+#include "plugins/nbdkit/owner_check.hpp"
 #include "plugins/nbdkit/parameters.hpp"
 #include "plugins/nbdkit/status_endpoint.hpp"
 #include "plugins/volume/volume.hpp"
@@ -68,6 +69,9 @@ class VolumeServer {
   SystemClock clock_;
   ListeningSockets listening_;
   std::string control_path_;
+  // Another server that took the pair over ends this one.
+  const std::shared_ptr<OwnerCheck> owner_ =
+      std::make_shared<OwnerCheck>(host_.shutdown);
   std::unique_ptr<Volume> volume_;
   std::unique_ptr<StatusEndpoint> endpoint_;
   std::unique_ptr<MapEndpoint> map_endpoint_;

@@ -218,6 +218,7 @@ Status RemapStore::resume_log() {
       return make_error(ErrorClass::full, EIO, "spare: " + failed_);
   }
   if (Status status = log_->resume(state()); !status) {
+    if (status.error().errnum == ESHUTDOWN) taken_over_ = true;
     status.error().error_class = ErrorClass::transport;
     return status;
   }
@@ -255,6 +256,7 @@ Status RemapStore::write_record(const std::vector<Entry>& entries,
     resumable_ = false;
     return make_error(ENOMEM, "spare: commit");
   }
+  if (status.error().errnum == ESHUTDOWN) taken_over_ = true;
   resumable_ =
       covers_failed_ && status.error().error_class == ErrorClass::transport;
   if (status.error().error_class == ErrorClass::medium)

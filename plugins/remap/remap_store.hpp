@@ -89,6 +89,8 @@ class RemapStore {
   Status resume();
   // How often that succeeded.
   std::uint64_t resumes() const { return resumes_; }
+  // Another server has SPARE, as a commit found out: MAIN is its too.
+  bool taken_over() const { return taken_over_; }
   // After the disk was enlarged: makes slots of what is new. Their places, and
   // so layout() as far as a request needs it, stay as they are.
   // Errors: caller (not larger, or too little; nothing has changed), or the
@@ -137,6 +139,7 @@ class RemapStore {
   bool resumable_ = false;      // the writer's: what failed may come back
   bool covers_failed_ = false;  // of SPARE, see BackendInfo
   std::atomic<std::uint64_t> resumes_{0};
+  std::atomic<bool> taken_over_{false};
 
   mutable Mutex mu_;
   CondVar done_;

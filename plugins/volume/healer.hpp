@@ -14,9 +14,10 @@
 //         more try with writers kept out.
 // MAIN    Before anything is mapped or marked the breaker is asked; if MAIN as
 //         a whole does not answer, nothing is (C10).
-// Doubt   A block whose new mapping (or un-mapping) failed on its way to the
-//         log may be found either way after a restart: until then it is not
-//         written, so that no acknowledged write is on the side that loses.
+// Doubt   A block whose new place failed on its way to the log (mapped, un-
+//         mapped, sectors of it pending) may be found either way after a
+//         restart: until then it is not written, so that no acknowledged write
+//         is on the side that loses, or in sectors that then are unreadable.
 // Map     What an owner asks for (map_action.hpp), in healer_map.cpp.
 //
 // Threads  any, at once.
@@ -158,7 +159,7 @@ class Healer {
             int errnum);
 
   RemapEntry entry_of(BlockNo block) const;
-  // A commit that changes where a block lives.
+  // A commit that changes where a block lives, or that it lives nowhere.
   Status commit_place(const std::vector<RemapEntry>& entries,
                       const std::vector<SlotNo>& retire);
   // OK while the breaker is closed.

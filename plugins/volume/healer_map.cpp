@@ -107,7 +107,7 @@ Status Healer::remap(BlockNo first, std::uint64_t blocks,
     ++counts.pending;
     if (entry.valid == part.known) continue;
     entry.valid = part.known;
-    if (Status status = store_.commit({entry}); !status) return status;
+    if (Status status = commit_place({entry}, {}); !status) return status;
     tell(MapEvent::What::pending, entry, kAsked, part.errnum);
   }
   Status status = place(batch);
@@ -178,7 +178,7 @@ Status Healer::retest(BlockNo block, bool clean_too, std::uint64_t readable,
   const bool changed = valid != entry.valid;
   entry.valid = valid;
   if (changed)
-    if (Status status = store_.commit({entry}); !status) return status;
+    if (Status status = commit_place({entry}, {}); !status) return status;
   if (valid != store_.all_valid()) {
     ++counts.pending;
     if (changed)

@@ -213,7 +213,7 @@ Status Healer::mark_pending(const std::vector<std::uint64_t>& sectors) {
     batch.push_back(it->second);
     ++it;
     if (batch.size() < store_.max_entries() && it != blocks.end()) continue;
-    if (Status status = store_.commit(batch); !status) return status;
+    if (Status status = commit_place(batch, {}); !status) return status;
     for (const RemapEntry& e : batch) {
       tell(MapEvent::What::pending, e, "a client's read failed", errnum);
       log_(LogLevel::warning,

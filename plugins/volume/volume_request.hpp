@@ -37,9 +37,12 @@ Status Volume::request(Op op, VolumeOffset offset, std::uint64_t length,
                             missing_spare_);
     return body();
   }();
-  if (!status)
+  if (!status) {
     ++stats_
           .client_errors[static_cast<std::size_t>(status.error().error_class)];
+    // What is written here from now on would be another server's data.
+    if (store_ && store_->taken_over()) gate_.close();
+  }
   return status;
 }
 
