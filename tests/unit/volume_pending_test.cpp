@@ -42,6 +42,32 @@ TEST(VolumePending, one_bad_sector_of_a_megabyte_is_the_only_one_pending) {
     }
 }
 
+// The log fails while sectors become pending: after a restart they may be. No
+// write may be acknowledged that then cannot be read.
+TEST(VolumePending, a_block_whose_pending_sectors_are_in_doubt_is_not_written) {
+  std::uint64_t refused = 0;
+  for (const bool asked : {false, true})
+    for (std::uint64_t nth = 1; nth < 20; ++nth) {
+      Rig rig;
+      rig.main.add_bad_range(FaultOp::read, 512, 512, EIO,
+                             {.heal_on_write = true});
+      const auto rule = rig.spare.add_failing_call(
+          {FaultOp::write, FaultOp::flush}, EIO, {.nth = nth, .sticky = true});
+      if (asked)
+        (void)rig.volume->map_step(MapAction::check, VolumeOffset{0}, 4096,
+                                   std::chrono::milliseconds(60'000));
+      else
+        EXPECT_EQ(rig.read(0, 4096), EIO);
+      if (rig.spare.fired(rule) == 0) break;
+      rig.spare.remove(rule);
+      const bool written = rig.write(0, 4096, 2, Durability::fua) == 0;
+      rig.open();  // as after kill -9
+      EXPECT_TRUE(!written || rig.holds(0, 4096, 2)) << nth;
+      refused += !written;
+    }
+  EXPECT_GE(refused, 2U);
+}
+
 // Mistake 14.
 TEST(VolumePending, sixty_four_bad_sectors_at_once_are_all_found) {
   Rig rig;
