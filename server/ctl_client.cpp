@@ -180,12 +180,26 @@ Result<json> ControlClient::step(const std::string& name,
                                  const std::string& action,
                                  std::uint64_t offset,
                                  std::uint64_t length) const {
+  return run_job(
+      name, fmt::format("{} at {}", action, offset),
+      fmt::format("/{}?offset={}&length={}{}", action, offset, length,
+                  action == "clear" ? "&confirm=lose-data" : ""));
+}
+
+Result<json> ControlClient::grow(const std::string& name,
+                                 const std::string& disk) const {
+  auto answer = run_job(name, "grow", "/grow?disk=" + disk);
+  if (!answer) return answer;
+  const json* error = member(*answer, "error", json::value_t::string);
+  if (!error) return answer;
+  return make_error(ErrorClass::caller, ECANCELED, error->get<std::string>());
+}
+
+Result<json> ControlClient::run_job(const std::string& name,
+                                    const std::string& words,
+                                    const std::string& target) const {
   const std::string what = "volume " + name;
-  auto answer = ask("POST",
-                    fmt::format("{}/{}?offset={}&length={}{}",
-                                volume_path(name), action, offset, length,
-                                action == "clear" ? "&confirm=lose-data" : ""),
-                    what);
+  auto answer = ask("POST", volume_path(name) + target, what);
   const auto until = std::chrono::steady_clock::now() + kStepBound;
   auto pause = kFirstPause;
   while (answer) {
@@ -199,8 +213,8 @@ Result<json> ControlClient::step(const std::string& name,
     if (std::chrono::steady_clock::now() >= until)
       return make_error(
           ErrorClass::caller, ETIMEDOUT,
-          fmt::format("{}: {} at {} is still running after {} s; a disk hangs",
-                      what, action, offset, kStepBound.count()));
+          fmt::format("{}: {} is still running after {} s; a disk hangs", what,
+                      words, kStepBound.count()));
     std::this_thread::sleep_for(pause);
     pause = std::min(pause * 2, kLongestPause);
     answer = ask(

@@ -47,11 +47,18 @@ class ControlClient {
   Result<nlohmann::json> step(const std::string& name,
                               const std::string& action, std::uint64_t offset,
                               std::uint64_t length) const;
+  // disk: "main" or "spare". An error if it did not grow.
+  Result<nlohmann::json> grow(const std::string& name,
+                              const std::string& disk) const;
   Result<nlohmann::json> stop(const std::string& name) const;
 
  private:
   Result<nlohmann::json> page(const std::string& name, std::uint64_t block,
                               std::uint64_t limit) const;
+  // Asks for a job and waits until it is done. words: what it is.
+  Result<nlohmann::json> run_job(const std::string& name,
+                                 const std::string& words,
+                                 const std::string& target) const;
   Result<nlohmann::json> ask(const std::string& method,
                              const std::string& target,
                              const std::string& what) const;

@@ -86,6 +86,11 @@ class Ctl {
     volume_->add_subcommand("list", "All volumes on the socket");
     add_name(volume_->add_subcommand("show", "All about one volume"));
     add_name(volume_->add_subcommand("stop", "Stop its server in order"));
+    grow_ = volume_->add_subcommand("grow",
+                                    "Use what was added to MAIN, or to SPARE");
+    add_name(grow_);
+    grow_->add_option("--disk", disk_, "The one that was enlarged")
+        ->check(CLI::IsMember({"main", "spare"}));
     map_ = add_noun("map", "Which blocks do not live whole on MAIN");
     CLI::App* show =
         map_->add_subcommand("show", "Remapped and pending blocks");
@@ -100,7 +105,11 @@ class Ctl {
 
   int run() {
     const std::size_t noun = first_noun();
-    if (noun < words_.size() && words_[noun] == "spare") return spare(noun);
+    if (noun < words_.size() && words_[noun] == "spare") {
+      if (!grows_in_use(noun)) return spare(noun);
+      words_[noun] = "volume";
+      words_.push_back("--disk=spare");
+    }
     if (noun < words_.size() && !is_noun(words_[noun]))
       return usage(
           fmt::format("there is no command \"{}\"; expected health, "
@@ -159,6 +168,14 @@ class Ctl {
     return !app_.get_subcommands(
                     [&](CLI::App* noun) { return noun->get_name() == word; })
                 .empty();
+  }
+  // `--socket=S spare grow` is for the server that has SPARE.
+  bool grows_in_use(std::size_t noun) const {
+    const auto is_socket = [](const std::string& word) {
+      return word == "--socket" || word.starts_with("--socket=");
+    };
+    return noun + 1 < words_.size() && words_[noun + 1] == "grow" &&
+           std::any_of(words_.begin(), words_.end(), is_socket);
   }
   // Commands that may stand after the noun, or at the start.
   std::string expected_after(std::size_t noun) {
@@ -239,6 +256,11 @@ class Ctl {
       if (!map) return map.error();
       return print(*map, render_map(*map));
     }
+    if (grow_->parsed()) {
+      const auto grown = client.grow(*name, disk_);
+      if (!grown) return grown.error();
+      return print(*grown, render_grow(*name, disk_, *grown));
+    }
     if (volume_->got_subcommand("stop")) {
       const auto stopping = client.stop(*name);
       if (!stopping) return stopping.error();
@@ -249,15 +271,17 @@ class Ctl {
     return print(*volume, render_volume(*volume));
   }
 
-  const std::vector<std::string> words_;
+  std::vector<std::string> words_;
   CLI::App app_{"Asks and steers nbd-remap.", kName};
   CLI::App* volume_ = nullptr;
+  CLI::App* grow_ = nullptr;
   CLI::App* map_ = nullptr;
   MapWords map_words_;
   bool json_ = false;
   std::string socket_;
   int timeout_s_ = 5;
   std::string name_;
+  std::string disk_ = "main";
   std::string from_ = "0";
   std::uint64_t limit_ = 1000;
 };

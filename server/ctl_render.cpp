@@ -227,6 +227,20 @@ Result<std::string> render_stop(const std::string& name, const json& answer) {
   });
 }
 
+Result<std::string> render_grow(const std::string& name,
+                                const std::string& disk, const json& answer) {
+  return render([&] {
+    const std::string size = human_bytes(number(answer, "size"));
+    if (disk == "spare")
+      return fmt::format("{}: SPARE has {} now, all in use\n", printable(name),
+                         size);
+    return fmt::format(
+        "{}: {} now. A client keeps the size that it was told: detach and "
+        "attach it anew, then enlarge the file system.\n",
+        printable(name), size);
+  });
+}
+
 bool is_healthy(const json& health) {
   const auto state = health.find("state");
   return state != health.end() && *state == "healthy";

@@ -20,6 +20,10 @@ Result<std::string> render_health(const nlohmann::json& health);
 Result<std::string> render_volumes(const nlohmann::json& volumes);
 Result<std::string> render_volume(const nlohmann::json& volume);
 Result<std::string> render_map(const nlohmann::json& remaps);
+// disk: "main" or "spare".
+Result<std::string> render_grow(const std::string& name,
+                                const std::string& disk,
+                                const nlohmann::json& answer);
 Result<std::string> render_stop(const std::string& name,
                                 const nlohmann::json& answer);
 

@@ -15,12 +15,6 @@ namespace {
 
 using nlohmann::json;
 
-std::string_view action_name(MapAction action) {
-  for (const auto& [name, known] : kMapActions)
-    if (known == action) return name;
-  return "";
-}
-
 json counts_json(const MapCounts& c) {
   return {{"looked_at", c.looked_at},
           {"remapped", c.remapped},
@@ -79,6 +73,11 @@ std::optional<HttpResponse> MapEndpoint::answer(const HttpRequest& request) {
         return http_problem(405, "Method not allowed", "use POST");
       return act(action, request);
     }
+  if (word == "grow") {
+    if (request.method != "POST")
+      return http_problem(405, "Method not allowed", "use POST");
+    return grow(request);
+  }
   const bool asks_job = word.starts_with("jobs/");
   if (!asks_job && word != "explain") return std::nullopt;
   if (request.method != "GET")
@@ -161,6 +160,19 @@ HttpResponse MapEndpoint::act(MapAction action, const HttpRequest& request) {
   return job(*id);
 }
 
+HttpResponse MapEndpoint::grow(const HttpRequest& request) {
+  const auto word = request.query.find("disk");
+  if (word == request.query.end() ||
+      (word->second != "main" && word->second != "spare"))
+    return bad_request("disk: expected main or spare");
+  if (volume_.read_only())
+    return conflict("the volume is read-only; nothing can be changed");
+  const auto id = worker_.start(
+      word->second == "main" ? MapWorker::Grow::main : MapWorker::Grow::spare);
+  if (!id) return conflict("another action is running");
+  return job(*id);
+}
+
 HttpResponse MapEndpoint::job(std::uint64_t id) {
   const auto found = worker_.wait(id, kPatience);
   if (!found)
@@ -170,13 +182,19 @@ HttpResponse MapEndpoint::job(std::uint64_t id) {
   json body{{"schema", kSchema},
             {"job",
              {{"id", found->id},
-              {"action", action_name(found->action)},
+              {"action", found->name},
               {"offset", found->offset.value},
               {"length", found->length},
               {"state", found->done ? "done" : "running"},
               {"seconds", seconds.count()}}}};
   if (!found->done) return reply(body, 202);
   const MapStep& step = found->step;
+  if (found->name == "grow") {
+    body["size"] = step.status ? json(found->grown_to) : json();
+    body["error"] =
+        step.status ? json() : json(error_words(step.status.error()));
+    return reply(body);
+  }
   const bool all =
       step.status && step.next.value >= found->offset.value + found->length;
   body["counts"] = counts_json(step.counts);

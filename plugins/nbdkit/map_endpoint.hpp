@@ -1,17 +1,22 @@
 #pragma once
 // SPDX-License-Identifier: BSD-3-Clause
 // MapEndpoint: what the control socket answers about single blocks, and the
-// actions that change where they live. BASE is /v1/volumes/NAME.
+// actions that change where they live, or grow a disk. BASE is
+// /v1/volumes/NAME.
 //
-//   GET  BASE/explain?offset=N       where a byte lives, and what happened to
-//   it POST BASE/ACTION?offset=N&length=N      one step of it (map_action.hpp):
+//   GET  BASE/explain?offset=N
+//        where a byte lives, and what happened to it
+//   POST BASE/ACTION?offset=N&length=N
+//        one step of it (map_action.hpp):
 //        200 done   {"job", "counts", "next", "error"}; next is the byte to go
 //                   on with, null when all of the range is done
 //        202 still running, when a disk takes its time; ask for the job
 //        409 another one is running, or the volume is read-only
 //        clear asks for &confirm=lose-data as well.
-//   GET  BASE/jobs/N                 the last one: 200 or 202 as above, else
-//   404
+//   POST BASE/grow?disk=main|spare
+//        the disk was enlarged: as above, with {"job", "size", "error"}
+//   GET  BASE/jobs/N
+//        the last one: 200 or 202 as above, else 404
 //
 // A caller goes on with next until it is null; who leaves in between leaves
 // nothing behind but the step that runs.
@@ -44,6 +49,7 @@ class MapEndpoint {
  private:
   HttpResponse explain(const HttpRequest& request) const;
   HttpResponse act(MapAction action, const HttpRequest& request);
+  HttpResponse grow(const HttpRequest& request);
   HttpResponse job(std::uint64_t id);
 
   Volume& volume_;

@@ -6,6 +6,7 @@
 
 #include <cerrno>
 #include <new>
+#include <utility>
 
 namespace nbd_remap {
 
@@ -27,15 +28,34 @@ MapWorker::~MapWorker() {
 std::optional<std::uint64_t> MapWorker::start(MapAction action,
                                               VolumeOffset offset,
                                               std::uint64_t length) {
+  Job job;
+  job.name = map_action_name(action);
+  job.offset = offset;
+  job.length = length;
+  return start(std::move(job), [this, action](Job& at) {
+    at.step = volume_.map_step(action, at.offset, at.length, kSlice);
+  });
+}
+
+std::optional<std::uint64_t> MapWorker::start(Grow disk) {
+  Job job;
+  job.name = "grow";
+  return start(std::move(job), [this, disk](Job& at) {
+    auto size = disk == Grow::main ? volume_.grow_main() : volume_.grow_spare();
+    if (size)
+      at.grown_to = *size;
+    else
+      at.step.status = std::move(size).error();
+  });
+}
+
+std::optional<std::uint64_t> MapWorker::start(Job job, Work work) {
   MutexLock lock(mu_);
   if (!job_.done) return std::nullopt;
-  Job next;
-  next.id = job_.id + 1;
-  next.action = action;
-  next.offset = offset;
-  next.length = length;
-  next.began = std::chrono::steady_clock::now();
-  job_ = std::move(next);
+  job.id = job_.id + 1;
+  job.began = std::chrono::steady_clock::now();
+  job_ = std::move(job);
+  work_ = std::move(work);
   changed_.notify_all();
   return job_.id;
 }
@@ -58,21 +78,23 @@ void MapWorker::run() {
   pthread_setname_np(pthread_self(), "map");
   for (;;) {
     Job job;
+    Work work;
     {
       MutexLock lock(mu_);
       while (!ending_ && job_.done) changed_.wait(mu_);
       if (ending_) return;
       job = job_;
+      work = work_;
     }
-    MapStep step{{}, job.offset, {}};
+    job.step.next = job.offset;
     try {
-      step = volume_.map_step(job.action, job.offset, job.length, kSlice);
+      work(job);
     } catch (const std::bad_alloc&) {
-      step.status = make_error(ENOMEM, "volume: map action");
+      job.step.status = make_error(ENOMEM, "volume: map action");
     }
+    job.done = true;
     MutexLock lock(mu_);
-    job_.step = std::move(step);
-    job_.done = true;
+    job_ = std::move(job);
     changed_.notify_all();
   }
 }

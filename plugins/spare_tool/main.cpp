@@ -17,6 +17,7 @@
 #include "plugins/spare_tool/check_command.hpp"
 #include "plugins/spare_tool/dump_command.hpp"
 #include "plugins/spare_tool/format_command.hpp"
+#include "plugins/spare_tool/grow_command.hpp"
 #include "plugins/spare_tool/repair_command.hpp"
 #include "plugins/spare_tool/restore_command.hpp"
 #include "plugins/spare_tool/scan_command.hpp"
@@ -28,7 +29,7 @@ namespace {
 constexpr const char* kName = "nbd-remapctl spare";
 constexpr int kNotChecked = static_cast<int>(Verdict::unknown);
 constexpr std::string_view kCommands =
-    "format, check, repair, dump, restore or scan";
+    "format, check, repair, dump, restore, scan or grow";
 
 bool write_out(std::string_view text) {
   return std::fwrite(text.data(), 1, text.size(), stdout) == text.size() &&
@@ -60,6 +61,7 @@ class Tool {
     add_repair();
     add_restore();
     add_scan();
+    add_grow();
   }
 
   int run() {
@@ -81,7 +83,9 @@ class Tool {
     if (repair_->parsed()) return repair();
     if (restore_->parsed()) return restore();
     if (scan_->parsed()) return scan();
-    const Status status = format_->parsed() ? format() : dump();
+    const Status status = format_->parsed() ? format()
+                          : grow_->parsed() ? grow()
+                                            : dump();
     if (status) return 0;
     const ExitStatus exit = exit_status(status.error());
     complain(json_, exit_word(exit), error_words(status.error()),
@@ -155,6 +159,17 @@ class Tool {
     scan_->add_option("PATH", paths_, "Disks, images, folders")->required();
   }
 
+  void add_grow() {
+    grow_ = app_.add_subcommand(
+        "grow",
+        "Use what was added to SPARE, or to MAIN, while it is not used");
+    grow_->add_option("SPARE", spare_, "The disk that was enlarged")
+        ->required();
+    grow_->add_option("--main", main_,
+                      "It was MAIN that was enlarged: bind SPARE to it as it "
+                      "is now");
+  }
+
   // Of what cannot be parsed.
   std::string first_word() const {
     for (const std::string& word : words_)
@@ -204,6 +219,12 @@ class Tool {
   }
 
   Status dump() { return run_dump({spare_, entries_ != "no"}, write_out); }
+
+  Status grow() {
+    const auto text = run_grow({spare_, main_, json_});
+    if (!text) return text.error();
+    return print(*text);
+  }
 
   int check() {
     const CheckReport report = run_check({spare_, main_, json_});
@@ -267,6 +288,7 @@ class Tool {
   CLI::App* repair_ = nullptr;
   CLI::App* restore_ = nullptr;
   CLI::App* scan_ = nullptr;
+  CLI::App* grow_ = nullptr;
   bool json_ = false;
   std::string main_;
   std::string spare_;

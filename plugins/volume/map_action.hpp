@@ -32,6 +32,12 @@ inline constexpr std::array<std::pair<std::string_view, MapAction>, 5>
                  {"check", MapAction::check},
                  {"clear", MapAction::clear}}};
 
+inline std::string_view map_action_name(MapAction action) {
+  for (const auto& [name, known] : kMapActions)
+    if (known == action) return name;
+  return "";
+}
+
 // Of blocks, unless the name says sectors.
 struct MapCounts {
   std::uint64_t looked_at = 0;
