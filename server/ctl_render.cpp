@@ -76,6 +76,18 @@ std::string line(const char* label, const std::string& words) {
   return fmt::format("{:<10}{}\n", label, words);
 }
 
+// Of a remote that was lost at least once.
+std::string link_line(const json& disk) {
+  const json& link = field(disk, "link");
+  if (link.is_null()) return "";
+  const std::uint64_t times = number(link, "reconnects");
+  const std::string bytes = human_bytes(number(link, "replayed_bytes"));
+  if (flag(link, "connected") && times == 0) return "";
+  return line("", fmt::format("{}connected again {}, {} written again",
+                              flag(link, "connected") ? "" : "NOT REACHED; ",
+                              count_of(times, "time"), bytes));
+}
+
 std::string spare_lines(const json& spare) {
   // The server runs without it, read-only, if it was told to.
   if (spare.is_null()) return line("SPARE", "missing");
@@ -85,6 +97,7 @@ std::string spare_lines(const json& spare) {
   std::string out = line(
       "SPARE", fmt::format("{}, {}", text(spare, "name"), io_words(spare)));
   out += line("", "UUID " + text(spare, "uuid"));
+  out += link_line(spare);
   out += line("", fmt::format("{} of {} used ({}), {} retired", used,
                               count_of(slots, "slot"), percent_of(used, slots),
                               retired));
@@ -113,6 +126,7 @@ std::string volume_text(const json& v) {
       line("MAIN", fmt::format("{}, {}{}", text(main, "name"), io_words(main),
                                flag(main, "failed") ? ", FAILED" : ""));
   out += line("", text(main, "identity"));
+  out += link_line(main);
   out += spare_lines(field(v, "spare"));
   out += line("Blocks",
               fmt::format("{} remapped, {} pending (room for {})",

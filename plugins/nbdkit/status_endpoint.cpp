@@ -26,6 +26,13 @@ json errors_json(const std::array<std::uint64_t, kErrorClassCount>& errors) {
   return out;
 }
 
+json link_json(const DiskStatus& disk) {
+  if (!disk.link) return nullptr;
+  return {{"connected", disk.link->connected},
+          {"reconnects", disk.link->reconnects},
+          {"replayed_bytes", disk.link->replayed_bytes}};
+}
+
 }  // namespace
 
 StatusEndpoint::StatusEndpoint(const Volume& volume, std::string name,
@@ -96,6 +103,7 @@ HttpResponse StatusEndpoint::volume() const {
              {"uuid", uuid_text(sb.uuid)},
              {"direct", s.spare.info.direct},
              {"remote", s.spare.info.remote},
+             {"link", link_json(s.spare)},
              {"slots", s.store.slots.slots},
              {"used", s.store.slots.used},
              {"retired", s.store.slots.retired},
@@ -123,6 +131,7 @@ HttpResponse StatusEndpoint::volume() const {
          {"identity", s.main.info.identity},
          {"direct", s.main.info.direct},
          {"remote", s.main.info.remote},
+         {"link", link_json(s.main)},
          {"failed", s.breaker_open}}},
        {"spare", spare},
        {"blocks",

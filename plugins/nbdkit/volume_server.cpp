@@ -36,6 +36,10 @@ Error in_step(const char* word, Error error) {
 struct Disks {
   std::unique_ptr<Backend> main;
   std::unique_ptr<Backend> spare;
+  std::shared_ptr<RemoteCounters> main_counters =
+      std::make_shared<RemoteCounters>();
+  std::shared_ptr<RemoteCounters> spare_counters =
+      std::make_shared<RemoteCounters>();
   bool read_only = false;
   std::string missing_spare;
 };
@@ -44,13 +48,14 @@ struct Disks {
 // for reading, and if that fails too there is none.
 Result<Disks> open_disks(const Parameters& p, const LogSink& log,
                          const std::shared_ptr<OwnerCheck>& owner) {
+  Disks disks;
   OpenOptions options;
   options.direct = p.direct;
   options.log = log;
+  options.counters = disks.main_counters;
   options.connections = p.main_connections;
   options.deadline = p.main_timeout;
   options.on_reconnect = [owner](Backend&) { return owner->main_is_back(); };
-  Disks disks;
   auto main = open_backend(p.main, options);
   if (!main) return in_step("main", std::move(main).error());
   disks.main = std::move(*main);
@@ -65,6 +70,7 @@ Result<Disks> open_disks(const Parameters& p, const LogSink& log,
                       fmt::format("main={}: offers no FLUSH, so nothing on it "
                                   "would ever be durable",
                                   p.main));
+  options.counters = disks.spare_counters;
   options.connections = OpenOptions{}.connections;
   options.deadline = p.spare_timeout;
   options.on_reconnect = [owner](Backend& fresh) {
@@ -176,11 +182,13 @@ Result<std::unique_ptr<VolumeServer>> VolumeServer::start(const Parameters& p,
 
   began = steady_clock::now();
   const Binding binding = binding_of(p, *disks->main);
-  auto main = std::make_unique<Disk>(std::move(disks->main));
+  auto main =
+      std::make_unique<Disk>(std::move(disks->main), disks->main_counters);
   std::unique_ptr<Disk> spare;
   std::unique_ptr<RemapStore> store;
   if (disks->spare) {
-    spare = std::make_unique<Disk>(std::move(disks->spare));
+    spare =
+        std::make_unique<Disk>(std::move(disks->spare), disks->spare_counters);
     auto opened =
         RemapStore::open(*spare, binding, disks->read_only, self->host_.log);
     if (!opened) return in_step("spare", std::move(opened).error());

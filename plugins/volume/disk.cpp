@@ -7,8 +7,11 @@
 
 namespace nbd_remap {
 
-Disk::Disk(std::unique_ptr<Backend> backend)
-    : backend_(std::move(backend)), size_(backend_->info().size_bytes) {}
+Disk::Disk(std::unique_ptr<Backend> backend,
+           std::shared_ptr<const RemoteCounters> counters)
+    : backend_(std::move(backend)),
+      counters_(std::move(counters)),
+      size_(backend_->info().size_bytes) {}
 
 Result<std::uint64_t> Disk::grow() {
   auto size = backend_->grow();

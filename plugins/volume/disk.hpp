@@ -18,13 +18,16 @@
 #include <memory>
 
 #include "plugins/backend/backend.hpp"
+#include "plugins/backend/open_backend.hpp"
 #include "plugins/base/mutex.hpp"
 
 namespace nbd_remap {
 
 class Disk final : public Backend {
  public:
-  explicit Disk(std::unique_ptr<Backend> backend);
+  // counters: of a remote, as it was opened with them.
+  explicit Disk(std::unique_ptr<Backend> backend,
+                std::shared_ptr<const RemoteCounters> counters = nullptr);
 
   const BackendInfo& info() const override { return backend_->info(); }
   Status read(DeviceOffset offset, Bytes buffer) override;
@@ -41,6 +44,10 @@ class Disk final : public Backend {
 
   // At opening, or what grow() answered last.
   std::uint64_t size() const { return size_; }
+  // Null unless it is a remote.
+  const RemoteCounters* link() const {
+    return info().remote ? counters_.get() : nullptr;
+  }
   bool in_doubt() const { return in_doubt_; }
   // By ErrorClass.
   std::array<std::uint64_t, kErrorClassCount> errors() const;
@@ -55,6 +62,7 @@ class Disk final : public Backend {
   bool cached_here() const;
 
   const std::unique_ptr<Backend> backend_;
+  const std::shared_ptr<const RemoteCounters> counters_;
   std::atomic<std::uint64_t> size_;
   std::atomic<bool> in_doubt_{false};
   // What an earlier server wrote and did not flush counts as well.

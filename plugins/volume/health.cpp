@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <bit>
+#include <utility>
 
 namespace nbd_remap {
 
@@ -62,6 +63,12 @@ Health assess_health(const VolumeStatus& s) {
           fmt::format("{} blocks of MAIN are bad and live on SPARE",
                       s.store.remapped));
   }
+  for (const auto& [name, disk] :
+       {std::pair{"MAIN", &s.main}, std::pair{"SPARE", &s.spare}})
+    if (disk->link && !disk->link->connected)
+      add(HealthState::failed,
+          fmt::format("{} is not reached; requests wait for it, then fail",
+                      name));
   if (s.breaker_open)
     add(HealthState::failed, "MAIN no longer answers (breaker open)");
   if (s.main.in_doubt)

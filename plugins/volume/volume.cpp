@@ -13,6 +13,20 @@
 
 namespace nbd_remap {
 
+namespace {
+
+DiskStatus status_of(const Disk& disk) {
+  DiskStatus out;
+  out.info = disk.info();
+  out.errors = disk.errors();
+  out.in_doubt = disk.in_doubt();
+  if (const RemoteCounters* link = disk.link())
+    out.link = {link->connected, link->reconnects, link->replayed_bytes};
+  return out;
+}
+
+}  // namespace
+
 Volume::Volume(std::unique_ptr<Disk> main, std::unique_ptr<Disk> spare,
                std::unique_ptr<RemapStore> store, bool read_only,
                std::string missing_spare, const VolumeOptions& options,
@@ -189,9 +203,9 @@ VolumeStatus Volume::status() const {
   out.stopping = gate_.closed();
   out.breaker_open = breaker_.open();
   out.missing_spare = missing_spare_;
-  out.main = {main_->info(), main_->errors(), main_->in_doubt()};
+  out.main = status_of(*main_);
   if (store_) {
-    out.spare = {spare_->info(), spare_->errors(), spare_->in_doubt()};
+    out.spare = status_of(*spare_);
     out.store = store_->status();
   }
   out.in_flight = gate_.inside();

@@ -46,8 +46,16 @@
 
 namespace nbd_remap {
 
+// Of a remote: see RemoteCounters.
+struct LinkStatus {
+  bool connected = true;
+  std::uint64_t reconnects = 0;
+  std::uint64_t replayed_bytes = 0;
+};
+
 struct DiskStatus {
   BackendInfo info;
+  std::optional<LinkStatus> link;
   std::array<std::uint64_t, kErrorClassCount> errors{};
   bool in_doubt = false;
 };

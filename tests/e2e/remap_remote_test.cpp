@@ -149,7 +149,11 @@ TEST(RemapRemote, either_remote_is_killed_under_load_and_nothing_is_lost) {
   EXPECT_LT(longest_ms, kTimeout.count());
   EXPECT_GT(main.held(), 0U);  // there was something to lose
   EXPECT_GT(volume.show()["blocks"]["remapped"], 0);
-  EXPECT_EQ(volume.show()["flush_in_doubt"], false);
+  const json show = volume.show();
+  EXPECT_EQ(show["flush_in_doubt"], false);
+  EXPECT_GE(show["main"]["link"]["reconnects"].get<int>() +
+                show["spare"]["link"]["reconnects"].get<int>(),
+            kills);
   EXPECT_EQ(volume.stop().code, 0);
 }
 
@@ -173,7 +177,10 @@ TEST(RemapRemote, a_main_that_stays_away_fails_requests_and_remaps_nothing) {
   const auto later = steady_clock::now();
   for (int i = 0; i < 20; ++i) EXPECT_EQ(c.write(i * 65536UL, data), EIO);
   EXPECT_LT(steady_clock::now() - later, 1s);
+  EXPECT_EQ(c.flush(), EIO) << "what was acked is not durable";
   const json show = volume.show();
+  EXPECT_EQ(show["main"]["link"]["connected"], false);
+  EXPECT_EQ(show["state"], "failed");
   EXPECT_EQ(show["blocks"]["remapped"], 0);
   EXPECT_EQ(show["blocks"]["pending"], 0);
   EXPECT_EQ(show["spare"]["used"], 0);
@@ -185,6 +192,50 @@ TEST(RemapRemote, a_main_that_stays_away_fails_requests_and_remaps_nothing) {
   EXPECT_NE(volume.log().find("8192 bytes written again"), std::string::npos)
       << volume.log();
   EXPECT_EQ(c.flush(), 0);
+  EXPECT_EQ(volume.stop().code, 0);
+}
+
+// A write that needs SPARE fails while it is away, others do not; when it is
+// back the same write goes to it, without a restart.
+TEST(RemapRemote, a_spare_that_stays_away_is_used_again_when_it_is_back) {
+  const ScratchDir dir;
+  RemoteDisk main(dir, "main", kMain, {"bad=80-95:write"});
+  RemoteDisk spare(dir, "spare", kSpare);
+  format(main.uri(), spare.uri());
+  RemapServer volume(dir, "volume", main.uri(), spare.uri(),
+                     {"spare-timeout=1"});
+  volume.start();
+  const Client c(volume.uri());
+  ASSERT_EQ(c.write(40'960, pattern(1, 4096)), 0);
+  EXPECT_EQ(volume.show()["blocks"]["remapped"], 1);
+  spare.kill();
+  const auto start = steady_clock::now();
+  EXPECT_EQ(c.write(45'056, pattern(2, 4096)), EIO);
+  EXPECT_EQ(c.read(40'960, 4096, nullptr), EIO) << "it lives on SPARE";
+  EXPECT_LT(steady_clock::now() - start, 5s);
+  EXPECT_EQ(c.write(0, pattern(3, 4096)), 0) << "it needs MAIN alone";
+  EXPECT_EQ(volume.show()["state"], "failed");
+  spare.start_again();
+  EXPECT_TRUE(eventually([&] {
+    return c.write(45'056, pattern(4, 4096)) == 0;
+  })) << volume.log();
+  EXPECT_EQ(c.flush(), 0);
+  const json show = volume.show();
+  EXPECT_EQ(show["blocks"]["remapped"], 2);
+  EXPECT_EQ(show["spare"]["used"], 2) << "no slot is lost";
+  EXPECT_EQ(show["state"], "degraded") << show["reasons"];
+  EXPECT_GT(main.fired("write"), 0U);
+  volume.kill();
+  for (const char* file : {"volume.sock", "volume.pid", "volume.ctl"})
+    fs::remove(dir.file(file));
+  volume.start();
+  const Client again(volume.uri());
+  for (const auto& [at, tag] :
+       {std::pair{40'960U, 1U}, {45'056U, 4U}, {0U, 3U}}) {
+    std::string out;
+    EXPECT_EQ(again.read(at, 4096, &out), 0);
+    EXPECT_TRUE(out == pattern(tag, 4096)) << at;
+  }
   EXPECT_EQ(volume.stop().code, 0);
 }
 

@@ -23,10 +23,14 @@ json volume() {
     "build": "0.1.0 (abc)", "pid": 321, "uptime_seconds": 3725,
     "flush_in_doubt": false,
     "main": {"name": "/dev/sdb", "direct": true, "remote": false,
+             "link": {"connected": true, "reconnects": 0,
+                      "replayed_bytes": 0},
              "failed": false,
              "identity": "serial X"},
     "spare": {"name": "/dev/sdc", "uuid": "u-u", "direct": false,
               "remote": false,
+              "link": {"connected": true, "reconnects": 0,
+                       "replayed_bytes": 0},
               "slots": 832, "used": 3, "retired": 1, "copies_in_step": 1,
               "sequence": 17, "log_length": 5, "log_records": 64},
     "blocks": {"remapped": 3, "pending": 1, "pending_capacity": 1045},
@@ -76,6 +80,25 @@ TEST(CtlRender, a_remote_disk_is_not_said_to_be_cached_here) {
       << *text;
 }
 
+TEST(CtlRender, a_remote_that_was_lost_is_told) {
+  json v = volume();
+  v["main"]["link"] = nullptr;  // local
+  v["spare"]["link"]["reconnects"] = 2U;
+  v["spare"]["link"]["replayed_bytes"] = 4096U;
+  auto text = render_volume(v);
+  ASSERT_TRUE(text) << text.error().text();
+  EXPECT_NE(text->find("UUID u-u\n          connected again 2 times, 4.0 KiB"),
+            std::string::npos)
+      << *text;
+  EXPECT_EQ(text->find("NOT REACHED"), std::string::npos);
+  v["spare"]["link"]["connected"] = false;
+  text = render_volume(v);
+  ASSERT_TRUE(text) << text.error().text();
+  EXPECT_NE(text->find("NOT REACHED; connected again 2 times"),
+            std::string::npos)
+      << *text;
+}
+
 TEST(CtlRender, what_is_bad_is_said) {
   json v = volume();
   v["breaker"] = "open";
@@ -118,7 +141,8 @@ TEST(CtlRender, a_member_that_is_not_as_it_should_be_is_named) {
               << gone.error().place;
         }
         for (const json& w : wrong) {
-          if (w.type() == value.type() || (w.is_null() && path == "/spare"))
+          const bool may_be_null = path == "/spare" || at.back() == "link";
+          if (w.type() == value.type() || (w.is_null() && may_be_null))
             continue;
           v = good;
           v[at] = w;
