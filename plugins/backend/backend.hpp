@@ -8,7 +8,8 @@
 //             offset and length to be multiples of info().logical_block_bytes
 //             (read-modify-write needs a lock, and the lock is the caller's).
 // Bounds      REQUIRES offset + length <= info().size_bytes, or what grow()
-//             answered last. Checked: a range beyond it is an error of class bug. A length of 0 does nothing.
+//             answered last. Checked: a range beyond it is an error of class
+//             bug. A length of 0 does nothing.
 // Durability  A write that succeeded is visible to every later read. It is
 //             durable after a later flush() that succeeded, or at once with
 //             Durability::fua. After an error the range holds, sector by
@@ -59,7 +60,7 @@ struct BackendInfo {
   bool direct = false;
   // Behind a server, which is taken at its word: direct says nothing here.
   bool remote = false;
-  bool can_flush = true;   // false: nothing is ever known to be durable
+  bool can_flush = true;  // false: nothing is ever known to be durable
   // A flush that succeeds covers also what was written before one that failed,
   // and fails while that is not known.
   bool flush_covers_failed = false;

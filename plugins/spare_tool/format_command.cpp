@@ -10,9 +10,9 @@
 #include <nlohmann/json.hpp>
 #include <utility>
 
+#include "plugins/backend/nbd_uri.hpp"
 #include "plugins/backend/open_backend.hpp"
 #include "plugins/base/aligned_buffer.hpp"
-#include "plugins/backend/nbd_uri.hpp"
 #include "plugins/base/clock.hpp"
 #include "plugins/base/tool_text.hpp"
 #include "plugins/remap/spare_format.hpp"
