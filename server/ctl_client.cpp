@@ -188,7 +188,20 @@ Result<json> ControlClient::step(const std::string& name,
 
 Result<json> ControlClient::grow(const std::string& name,
                                  const std::string& disk) const {
-  auto answer = run_job(name, "grow", "/grow?disk=" + disk);
+  return no_error(run_job(name, "grow", "/grow?disk=" + disk));
+}
+
+Result<json> ControlClient::quiesce(const std::string& name,
+                                    std::uint64_t seconds) const {
+  return no_error(
+      run_job(name, "quiesce", fmt::format("/quiesce?seconds={}", seconds)));
+}
+
+Result<json> ControlClient::resume(const std::string& name) const {
+  return ask("POST", volume_path(name) + "/resume", "volume " + name);
+}
+
+Result<json> ControlClient::no_error(Result<json> answer) const {
   if (!answer) return answer;
   const json* error = member(*answer, "error", json::value_t::string);
   if (!error) return answer;

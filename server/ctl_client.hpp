@@ -50,6 +50,9 @@ class ControlClient {
   // disk: "main" or "spare". An error if it did not grow.
   Result<nlohmann::json> grow(const std::string& name,
                               const std::string& disk) const;
+  Result<nlohmann::json> quiesce(const std::string& name,
+                                 std::uint64_t seconds) const;
+  Result<nlohmann::json> resume(const std::string& name) const;
   Result<nlohmann::json> stop(const std::string& name) const;
 
  private:
@@ -59,6 +62,8 @@ class ControlClient {
   Result<nlohmann::json> run_job(const std::string& name,
                                  const std::string& words,
                                  const std::string& target) const;
+  // What a job says went wrong is an error.
+  Result<nlohmann::json> no_error(Result<nlohmann::json> answer) const;
   Result<nlohmann::json> ask(const std::string& method,
                              const std::string& target,
                              const std::string& what) const;

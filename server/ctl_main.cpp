@@ -91,6 +91,14 @@ class Ctl {
     add_name(grow_);
     grow_->add_option("--disk", disk_, "The one that was enlarged")
         ->check(CLI::IsMember({"main", "spare"}));
+    quiesce_ = volume_->add_subcommand(
+        "quiesce", "Make all durable and let requests wait, for a snapshot");
+    add_name(quiesce_);
+    quiesce_
+        ->add_option("--seconds", seconds_,
+                     "Resume by itself after so many (default 20)")
+        ->check(CLI::Range(1, 600));
+    add_name(volume_->add_subcommand("resume", "End a quiesce"));
     map_ = add_noun("map", "Which blocks do not live whole on MAIN");
     CLI::App* show =
         map_->add_subcommand("show", "Remapped and pending blocks");
@@ -261,6 +269,16 @@ class Ctl {
       if (!grown) return grown.error();
       return print(*grown, render_grow(*name, disk_, *grown));
     }
+    if (quiesce_->parsed()) {
+      const auto quiesced = client.quiesce(*name, seconds_);
+      if (!quiesced) return quiesced.error();
+      return print(*quiesced, render_quiesce(*name, seconds_));
+    }
+    if (volume_->got_subcommand("resume")) {
+      const auto resumed = client.resume(*name);
+      if (!resumed) return resumed.error();
+      return print(*resumed, render_resume(*name));
+    }
     if (volume_->got_subcommand("stop")) {
       const auto stopping = client.stop(*name);
       if (!stopping) return stopping.error();
@@ -275,6 +293,7 @@ class Ctl {
   CLI::App app_{"Asks and steers nbd-remap.", kName};
   CLI::App* volume_ = nullptr;
   CLI::App* grow_ = nullptr;
+  CLI::App* quiesce_ = nullptr;
   CLI::App* map_ = nullptr;
   MapWords map_words_;
   bool json_ = false;
@@ -282,6 +301,7 @@ class Ctl {
   int timeout_s_ = 5;
   std::string name_;
   std::string disk_ = "main";
+  std::uint64_t seconds_ = 20;
   std::string from_ = "0";
   std::uint64_t limit_ = 1000;
 };

@@ -122,6 +122,8 @@ std::string volume_text(const json& v) {
                                   human_bytes(number(v, "size")),
                                   number(v, "block_size"),
                                   flag(v, "read_only") ? ", read-only" : ""));
+  if (flag(v, "quiesced"))
+    out += line("Quiesced", "requests wait until it ends");
   out +=
       line("MAIN", fmt::format("{}, {}{}", text(main, "name"), io_words(main),
                                flag(main, "failed") ? ", FAILED" : ""));
@@ -253,6 +255,16 @@ Result<std::string> render_grow(const std::string& name,
         "attach it anew, then enlarge the file system.\n",
         printable(name), size);
   });
+}
+
+std::string render_quiesce(const std::string& name, std::uint64_t seconds) {
+  return fmt::format(
+      "{}: all is durable; requests wait until resume, at most {} s\n",
+      printable(name), seconds);
+}
+
+std::string render_resume(const std::string& name) {
+  return fmt::format("{}: requests go on\n", printable(name));
 }
 
 bool is_healthy(const json& health) {

@@ -24,6 +24,8 @@ Result<std::string> render_map(const nlohmann::json& remaps);
 Result<std::string> render_grow(const std::string& name,
                                 const std::string& disk,
                                 const nlohmann::json& answer);
+std::string render_quiesce(const std::string& name, std::uint64_t seconds);
+std::string render_resume(const std::string& name);
 Result<std::string> render_stop(const std::string& name,
                                 const nlohmann::json& answer);
 

@@ -1,10 +1,16 @@
 // SPDX-License-Identifier: BSD-3-Clause
 #include "plugins/base/gate.hpp"
 
+#include <algorithm>
+
 namespace nbd_remap {
 
 std::optional<Gate::Pass> Gate::enter() {
   MutexLock lock(mu_);
+  while (paused_ && !closed_)
+    if (!resumed_.wait_until(mu_, pause_ends_) &&
+        std::chrono::steady_clock::now() >= pause_ends_)
+      end_pause();
   if (closed_) return std::nullopt;
   ++inside_;
   return Pass(this);
@@ -13,6 +19,29 @@ std::optional<Gate::Pass> Gate::enter() {
 void Gate::close() {
   MutexLock lock(mu_);
   closed_ = true;
+  resumed_.notify_all();
+}
+
+void Gate::pause(std::chrono::milliseconds longest) {
+  const auto end = std::chrono::steady_clock::now() + longest;
+  MutexLock lock(mu_);
+  pause_ends_ = paused_ ? std::max(pause_ends_, end) : end;
+  paused_ = true;
+}
+
+void Gate::resume() {
+  MutexLock lock(mu_);
+  end_pause();
+}
+
+bool Gate::paused() const {
+  MutexLock lock(mu_);
+  return paused_ && std::chrono::steady_clock::now() < pause_ends_;
+}
+
+void Gate::end_pause() {
+  paused_ = false;
+  resumed_.notify_all();
 }
 
 bool Gate::drain(std::chrono::milliseconds bound) {

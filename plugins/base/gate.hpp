@@ -1,9 +1,10 @@
 #pragma once
 // SPDX-License-Identifier: BSD-3-Clause
 // Gate: counts work in flight, and ends it in order. After close() nobody new
-// enters; drain() waits, bounded, until those inside have left.
+// enters; drain() waits, bounded, until those inside have left. pause() makes
+// those who come wait, until resume(), close() or its end, whatever is first.
 //
-// Threads  any; close() and drain() may race with enter().
+// Threads  any; all may race with one another.
 
 #include <chrono>
 #include <cstdint>
@@ -34,6 +35,10 @@ class Gate {
   // Empty once the gate is closed.
   std::optional<Pass> enter();
   void close();
+  // Of two that overlap the later end counts.
+  void pause(std::chrono::milliseconds longest);
+  void resume();
+  bool paused() const;
   // True when nobody is inside; false when the time was up first.
   bool drain(std::chrono::milliseconds bound);
   std::uint64_t inside() const;
@@ -41,11 +46,15 @@ class Gate {
 
  private:
   void leave();
+  void end_pause() REQUIRES(mu_);
 
   mutable Mutex mu_;
   CondVar empty_;
+  CondVar resumed_;
   std::uint64_t inside_ GUARDED_BY(mu_) = 0;
   bool closed_ GUARDED_BY(mu_) = false;
+  bool paused_ GUARDED_BY(mu_) = false;
+  std::chrono::steady_clock::time_point pause_ends_ GUARDED_BY(mu_);
 };
 
 }  // namespace nbd_remap

@@ -73,10 +73,13 @@ std::optional<HttpResponse> MapEndpoint::answer(const HttpRequest& request) {
         return http_problem(405, "Method not allowed", "use POST");
       return act(action, request);
     }
-  if (word == "grow") {
+  if (word == "grow" || word == "quiesce" || word == "resume") {
     if (request.method != "POST")
       return http_problem(405, "Method not allowed", "use POST");
-    return grow(request);
+    if (word == "grow") return grow(request);
+    if (word == "quiesce") return quiesce(request);
+    volume_.resume();
+    return reply({{"schema", kSchema}, {"quiesced", false}});
   }
   const bool asks_job = word.starts_with("jobs/");
   if (!asks_job && word != "explain") return std::nullopt;
@@ -173,6 +176,16 @@ HttpResponse MapEndpoint::grow(const HttpRequest& request) {
   return job(*id);
 }
 
+HttpResponse MapEndpoint::quiesce(const HttpRequest& request) {
+  const auto seconds = number(request, "seconds", kQuiesceSeconds);
+  if (!seconds || *seconds == 0 || *seconds > kMostQuiesceSeconds)
+    return bad_request(
+        fmt::format("seconds: expected 1 to {}", kMostQuiesceSeconds));
+  const auto id = worker_.quiesce(std::chrono::seconds(*seconds));
+  if (!id) return conflict("another action is running");
+  return job(*id);
+}
+
 HttpResponse MapEndpoint::job(std::uint64_t id) {
   const auto found = worker_.wait(id, kPatience);
   if (!found)
@@ -189,8 +202,9 @@ HttpResponse MapEndpoint::job(std::uint64_t id) {
               {"seconds", seconds.count()}}}};
   if (!found->done) return reply(body, 202);
   const MapStep& step = found->step;
-  if (found->name == "grow") {
-    body["size"] = step.status ? json(found->grown_to) : json();
+  if (found->name == "grow" || found->name == "quiesce") {
+    if (found->name == "grow")
+      body["size"] = step.status ? json(found->grown_to) : json();
     body["error"] =
         step.status ? json() : json(error_words(step.status.error()));
     return reply(body);

@@ -15,6 +15,9 @@
 //        clear asks for &confirm=lose-data as well.
 //   POST BASE/grow?disk=main|spare
 //        the disk was enlarged: as above, with {"job", "size", "error"}
+//   POST BASE/quiesce?seconds=N
+//        {"job", "error"} when no request is under way and all is durable; new
+//        ones wait until POST BASE/resume, or for so many seconds
 //   GET  BASE/jobs/N
 //        the last one: 200 or 202 as above, else 404
 //
@@ -41,6 +44,10 @@ class MapEndpoint {
   // spares it a second question.
   static constexpr std::chrono::milliseconds kPatience{30};
 
+  // The kernel's client gives a request up after 30 s.
+  static constexpr std::uint64_t kQuiesceSeconds = 20;
+  static constexpr std::uint64_t kMostQuiesceSeconds = 600;
+
   MapEndpoint(Volume& volume, const std::string& name, const Clock& clock);
 
   // Empty: not one of its paths.
@@ -49,6 +56,7 @@ class MapEndpoint {
  private:
   HttpResponse explain(const HttpRequest& request) const;
   HttpResponse act(MapAction action, const HttpRequest& request);
+  HttpResponse quiesce(const HttpRequest& request);
   HttpResponse grow(const HttpRequest& request);
   HttpResponse job(std::uint64_t id);
 

@@ -49,6 +49,14 @@ std::optional<std::uint64_t> MapWorker::start(Grow disk) {
   });
 }
 
+std::optional<std::uint64_t> MapWorker::quiesce(std::chrono::seconds longest) {
+  Job job;
+  job.name = "quiesce";
+  return start(std::move(job), [this, longest](Job& at) {
+    at.step.status = volume_.quiesce(kDrain, longest);
+  });
+}
+
 std::optional<std::uint64_t> MapWorker::start(Job job, Work work) {
   MutexLock lock(mu_);
   if (!job_.done) return std::nullopt;

@@ -1,8 +1,9 @@
 #pragma once
 // SPDX-License-Identifier: BSD-3-Clause
-// MapWorker: runs the steps of map actions, and growing, on a thread of its
-// own, one at a time, so that a disk that hangs holds up neither the control
-// socket nor its questions. A step is short (kSlice) unless a disk is slow.
+// MapWorker: runs the steps of map actions, and what else waits for disks
+// (growing, quiescing), on a thread of its own, one at a time, so that a disk
+// that hangs holds up neither the control socket nor its questions. A step is
+// short (kSlice) unless a disk is slow.
 //
 // Threads  start and wait: any. Its own: one, named "map".
 // Waits    wait() as long as it is told; the destructor for the step that is
@@ -23,6 +24,8 @@ namespace nbd_remap {
 class MapWorker {
  public:
   static constexpr std::chrono::milliseconds kSlice{250};
+  // For requests under way to end before a quiesce.
+  static constexpr std::chrono::seconds kDrain{10};
 
   struct Job {
     std::uint64_t id = 0;
@@ -46,6 +49,7 @@ class MapWorker {
   std::optional<std::uint64_t> start(MapAction action, VolumeOffset offset,
                                      std::uint64_t length);
   std::optional<std::uint64_t> start(Grow disk);
+  std::optional<std::uint64_t> quiesce(std::chrono::seconds longest);
   // As it is when done, or after the bound. Empty: only the last job is known.
   std::optional<Job> wait(std::uint64_t id, std::chrono::milliseconds bound);
 

@@ -120,6 +120,7 @@ HttpResponse StatusEndpoint::volume() const {
        {"size", s.size},
        {"block_size", volume_.block_bytes()},
        {"read_only", s.read_only},
+       {"quiesced", s.quiesced},
        {"build", build_id()},
        {"pid", ::getpid()},
        {"uptime_seconds", std::chrono::duration_cast<std::chrono::seconds>(

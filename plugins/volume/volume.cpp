@@ -196,11 +196,26 @@ Status Volume::flush_disks() {
   return main ? spare : main;
 }
 
+Status Volume::quiesce(std::chrono::milliseconds drain,
+                       std::chrono::milliseconds longest) {
+  gate_.pause(drain + longest);
+  Status status;
+  if (!gate_.drain(drain))
+    status =
+        make_error(ETIMEDOUT, fmt::format("volume: {} requests have not ended "
+                                          "within {} ms; a disk hangs",
+                                          gate_.inside(), drain.count()));
+  if (status && !read_only_) status = flush_disks();
+  if (!status) gate_.resume();
+  return status;
+}
+
 VolumeStatus Volume::status() const {
   VolumeStatus out;
   out.size = size();
   out.read_only = read_only_;
   out.stopping = gate_.closed();
+  out.quiesced = gate_.paused();
   out.breaker_open = breaker_.open();
   out.missing_spare = missing_spare_;
   out.main = status_of(*main_);

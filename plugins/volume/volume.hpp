@@ -64,6 +64,7 @@ struct VolumeStatus {
   std::uint64_t size = 0;
   bool read_only = false;
   bool stopping = false;
+  bool quiesced = false;
   bool breaker_open = false;
   std::string missing_spare;  // why there is no map; empty: there is one
   DiskStatus main;
@@ -107,6 +108,14 @@ class Volume {
   // the disk's.
   Result<std::uint64_t> grow_main();
   Result<std::uint64_t> grow_spare();
+
+  // Lets the requests under way end, keeps new ones waiting, and makes all that
+  // was acked durable: what is on the disks then is whole, for a snapshot. Ends
+  // by resume(), or by itself after `longest`, so that a forgotten one does not
+  // hang clients. drain: how long requests may take to end.
+  Status quiesce(std::chrono::milliseconds drain,
+                 std::chrono::milliseconds longest);
+  void resume() { gate_.resume(); }
 
   VolumeStatus status() const;
   const Stats& stats() const { return stats_; }

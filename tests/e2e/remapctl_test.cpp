@@ -172,7 +172,7 @@ TEST_F(RemapctlTest, the_man_page_has_the_options_that_the_program_has) {
 
 constexpr const char* kVolume = R"json({"schema":1,"name":"disk",
   "state":"healthy","reasons":[],"size":8388608,"block_size":4096,
-  "read_only":false,"build":"b","pid":1,"uptime_seconds":1,
+  "read_only":false,"quiesced":false,"build":"b","pid":1,"uptime_seconds":1,
   "flush_in_doubt":false,
   "main":{"name":"m","direct":true,"remote":false,"link":null,"failed":false,"identity":"i"},
   "spare":{"name":"s","uuid":"u","direct":true,"remote":false,"link":null,"slots":9,"used":1,"retired":0,

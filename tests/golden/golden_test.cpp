@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: BSD-3-Clause
 // Images that a released format made are read by every later build (contract
-// M6). An image that is kept is never made again: a new format gets a new file.
+// M6, mistake 21). An image that is kept is never made again: a new format gets
+// a new file.
 //
 //   NBD_REMAP_MAKE_GOLDEN=FILE remap_golden_test
 //

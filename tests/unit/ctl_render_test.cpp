@@ -20,7 +20,7 @@ json volume() {
     "schema": 1, "name": "disk", "state": "degraded",
     "reasons": ["one copy of the map is out of step"],
     "size": 1073741824, "block_size": 4096, "read_only": false,
-    "build": "0.1.0 (abc)", "pid": 321, "uptime_seconds": 3725,
+    "quiesced": false, "build": "0.1.0 (abc)", "pid": 321, "uptime_seconds": 3725,
     "flush_in_doubt": false,
     "main": {"name": "/dev/sdb", "direct": true, "remote": false,
              "link": {"connected": true, "reconnects": 0,
@@ -105,12 +105,13 @@ TEST(CtlRender, what_is_bad_is_said) {
   v["flush_in_doubt"] = true;
   v["main"]["failed"] = true;
   v["read_only"] = true;
+  v["quiesced"] = true;
   v["spare"] = nullptr;
   const auto text = render_volume(v);
   ASSERT_TRUE(text) << text.error().text();
-  for (const char* words :
-       {"direct I/O, FAILED\n", "Breaker   open: MAIN as",
-        "Flush     IN DOUBT: ", "bytes, read-only\n", "SPARE     missing\n"})
+  for (const char* words : {"direct I/O, FAILED\n", "Breaker   open: MAIN as",
+                            "Flush     IN DOUBT: ", "bytes, read-only\n",
+                            "SPARE     missing\n", "Quiesced  requests wait"})
     EXPECT_NE(text->find(words), std::string::npos) << words << "\n" << *text;
 }
 

@@ -10,7 +10,8 @@ add_unit_test(volume_test
   SOURCES volume_heal_test.cpp volume_main_test.cpp volume_pending_test.cpp
     volume_ranges_test.cpp volume_spare_test.cpp volume_threads_test.cpp
   DEPS volume_fixture)
-add_unit_test(volume_grow_test SOURCES volume_grow_test.cpp
+add_unit_test(volume_grow_test
+  SOURCES volume_grow_test.cpp volume_quiesce_test.cpp
   DEPS volume_fixture)
 add_unit_test(volume_random_test SOURCES volume_random_test.cpp
   DEPS volume_fixture)
