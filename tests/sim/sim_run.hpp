@@ -1,0 +1,129 @@
+#pragma once
+// SPDX-License-Identifier: BSD-3-Clause
+// SimRun: one run of a SimPlan, for sim_world.cpp (rounds, ends and starts),
+// sim_requests.cpp (what clients and owners ask, and what the medium does) and
+// sim_checks.cpp (what must be true).
+//
+// Offsets are those of the plan, see sim_place().
+
+#include <chrono>
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <set>
+#include <string>
+
+#include "tests/fakes/volume_fixture.hpp"
+#include "tests/sim/fibers.hpp"
+#include "tests/sim/sector_model.hpp"
+#include "tests/sim/sim_disk.hpp"
+#include "tests/sim/sim_plan.hpp"
+#include "tests/sim/sim_world.hpp"
+
+namespace nbd_remap {
+
+// Time stands still, so that no bound makes two runs of a seed differ.
+class StillClock final : public Clock {
+ public:
+  std::chrono::steady_clock::time_point now() const override { return {}; }
+  std::uint64_t unix_seconds() const override { return 1'700'000'000; }
+};
+
+class SimRun {
+ public:
+  using Kind = SimOp::Kind;
+  using Time = SectorModel::Time;
+  static constexpr std::uint64_t kSectorsPerBlock =
+      kSimBlockBytes / kSectorBytes;
+
+  explicit SimRun(const SimPlan& plan);
+  SimOutcome run();
+
+ private:
+  void violate(const std::string& words) {
+    if (violation_.empty()) violation_ = words;
+  }
+
+  // sim_world.cpp
+  void start();
+  void run_round(const SimRound& round);
+  bool going() const { return violation_.empty() && !power_.off; }
+
+  void end(const SimRound& round);
+  void power_on();
+  void crash(unsigned mode, std::uint64_t seed);
+
+  // sim_requests.cpp
+  // One client: the next request, and the next.
+  void client();
+  void perform(const SimOp& op);
+  void told(const SimOp& op, const Status& status);
+  void read(const SimOp& op);
+  static std::string prefix(const char* what, const std::string& words) {
+    return words.empty() ? words : what + words;
+  }
+
+  void change(const SimOp& op);
+
+  bool in_doubt() const {
+    const VolumeStatus now = volume_->status();
+    return now.main.in_doubt || now.spare.in_doubt;
+  }
+
+  void flush();
+
+  void extents(const SimOp& op);
+  void move(const SimOp& op, MapAction action);
+
+  // Only sectors that cannot be read may become zeroes.
+  void clear(const SimOp& op);
+  void spoil(const SimOp& op);
+  void alone(const SimOp& op);
+
+  // By the numbers of the plan.
+  static VolumeOffset place(std::uint64_t offset) {
+    return VolumeOffset{sim_place(offset)};
+  }
+  std::optional<RemapEntry> entry(std::uint64_t block) const;
+  void spoil_copy(const SimOp& op, const Layout& layout);
+
+  // sim_checks.cpp
+  // A change may fail only for a reason that is the disks'.
+  void excuse_change(const Status& status);
+  // Contract C12: a flush that failed is in the status.
+  void check_doubt();
+  // Every sector. settle: after a power cut.
+  void look(bool settle);
+  void compare(std::uint64_t offset, ConstBytes data, bool settle);
+
+  // Of a sector in a slot MAIN's faults are no excuse.
+  void excuse_unreadable(std::uint64_t sector, const Status& status);
+  void check_map(const SimRound& round);
+
+  const SimPlan& plan_;
+  Power power_;
+  SimDisk main_{"main", kSimMainBytes, power_, plan_.seed + 1, false};
+  SimDisk spare_{"spare", spare_bytes_for(plan_.slots, kSimBlockBytes), power_,
+                 plan_.seed + 2, true};
+  StillClock clock_;
+  VolumeOptions options_;
+  SectorModel model_{kSimBytes};
+  Fibers fibers_;
+  std::unique_ptr<Volume> volume_;
+  const SimRound* round_ = nullptr;
+  std::size_t next_ = 0;
+  std::size_t segment_end_ = 0;
+  SectorModel::Tag tag_ = 0;
+  std::uint64_t running_ = 0;       // blocks of requests under way
+  std::uint64_t running_most_ = 0;  // since none was
+  unsigned clears_ = 0;
+  bool crashed_ = false;
+  bool copy_is_bad_ = false;
+  std::uint64_t main_flushes_ = 0;  // that had failed at the last start
+  std::uint64_t spare_flushes_ = 0;
+  std::set<std::uint64_t> retired_;
+  std::string violation_;
+  SimStats stats_;
+};
+
+}  // namespace nbd_remap

@@ -1,0 +1,108 @@
+// SPDX-License-Identifier: BSD-3-Clause
+// Contract C1 to C9 and C12, M2 and M2a, E5: random requests of several clients
+// at once, faults of both disks, and an end of the server at any call, again
+// and again. The same seed is the same run.
+//
+//   NBD_REMAP_SIM_SEED   the first seed (1)
+//   NBD_REMAP_SIM_CUTS   how many power cuts (20000; 1000000 by tests/run
+//                        --soak)
+#include <gtest/gtest.h>
+
+#include <cstdint>
+#include <cstdlib>
+#include <string>
+
+#include "tests/sim/shrink.hpp"
+#include "tests/sim/sim_world.hpp"
+
+namespace nbd_remap {
+namespace {
+
+constexpr std::uint64_t kShrinkTries = 6000;
+
+std::uint64_t from_environment(const char* name, std::uint64_t otherwise) {
+  const char* text = std::getenv(name);
+  return text ? std::strtoull(text, nullptr, 10) : otherwise;
+}
+
+// "sector 12: ..." and "sector 13: ..." are the same failure.
+std::string kind_of(const std::string& violation) {
+  return violation.substr(0, violation.find_first_of("0123456789"));
+}
+
+void report(const SimPlan& plan, const SimOutcome& outcome) {
+  ADD_FAILURE() << outcome.violation << "\nin round " << outcome.round
+                << "; again by: NBD_REMAP_SIM_SEED=" << plan.seed
+                << " NBD_REMAP_SIM_CUTS=1 sim_test "
+                   "--gtest_filter=Sim.*any_call*";
+  SimPlan failing = plan;
+  failing.rounds.resize(outcome.round + 1);
+  const std::string kind = kind_of(outcome.violation);
+  const SimPlan least = shrink(
+      failing,
+      [&](const SimPlan& candidate) {
+        return kind_of(run_sim(candidate).violation) == kind;
+      },
+      kShrinkTries);
+  ADD_FAILURE() << "what is needed of it:\n"
+                << describe(least) << run_sim(least).violation;
+}
+
+TEST(Sim, after_an_end_at_any_call_each_sector_is_durable_or_newer) {
+  const std::uint64_t first = from_environment("NBD_REMAP_SIM_SEED", 1);
+  const std::uint64_t cuts = from_environment("NBD_REMAP_SIM_CUTS", 20'000);
+  SimStats all;
+  for (std::uint64_t seed = first; all.cuts < cuts; ++seed) {
+    const SimPlan plan = make_sim_plan(seed);
+    const SimOutcome outcome = run_sim(plan);
+    if (!outcome.violation.empty()) return report(plan, outcome);
+    all.add(outcome.stats);
+  }
+  const auto record = [](const char* name, std::uint64_t n) {
+    RecordProperty(name, std::to_string(n));
+    std::printf("%14llu %s\n", static_cast<unsigned long long>(n), name);
+  };
+  record("ends of the server", all.ends);
+  record("power cuts", all.cuts);
+  record("of these at a start", all.cut_starts);
+  record("requests", all.requests);
+  record("refused", all.refused);
+  record("without a slot", all.full);
+  record("errors of disks", all.medium_errors);
+  record("flushes that failed", all.failed_flushes);
+  record("unreadable sectors", all.unreadable);
+  record("blocks healed", all.healed);
+  record("blocks moved", all.moved);
+  record("slots retired", all.retired);
+  record("waits for another", all.waits);
+  record("switches", all.switches);
+  if (cuts < 1000) return;
+  // E1: what should be met is met.
+  EXPECT_GT(all.cut_starts, cuts / 10);
+  EXPECT_GT(all.ends, all.cuts / 2);
+  EXPECT_GT(all.requests, 5 * cuts);
+  EXPECT_GT(all.medium_errors, cuts);
+  EXPECT_GT(all.healed, cuts / 2);
+  EXPECT_GT(all.moved, cuts / 2);
+  EXPECT_GT(all.waits, cuts);
+  EXPECT_GT(all.retired, cuts / 500);
+  EXPECT_GT(all.full, cuts / 100);
+  EXPECT_GT(all.unreadable, cuts / 10);
+  EXPECT_GT(all.failed_flushes, cuts / 500);
+}
+
+TEST(Sim, a_seed_is_a_run_to_the_last_call) {
+  std::uint64_t different = 0;
+  for (std::uint64_t seed = 1; seed <= 60; ++seed) {
+    const SimPlan plan = make_sim_plan(seed);
+    const SimOutcome one = run_sim(plan);
+    const SimOutcome two = run_sim(plan);
+    EXPECT_EQ(one.trace, two.trace) << "seed " << seed;
+    EXPECT_EQ(one.stats.switches, two.stats.switches) << "seed " << seed;
+    different += run_sim(make_sim_plan(seed + 1)).trace != one.trace;
+  }
+  EXPECT_EQ(different, 60U) << "the trace does not tell runs apart";
+}
+
+}  // namespace
+}  // namespace nbd_remap
