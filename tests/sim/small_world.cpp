@@ -115,6 +115,7 @@ struct SmallWorld::Run {
       if (s % 8 < 2) write_model(s * kSectorBytes, kSectorBytes, true);
     write_model(3 * kBlock, 2 * kSectorBytes, true);
     model.spoil(1, true, false);
+    model.spoil(9, true, false);
   }
   void write_model(std::uint64_t offset, std::uint64_t length, bool durable) {
     const auto begun = model.begin_write(offset, length, ++tag);
@@ -232,6 +233,7 @@ SmallWorld::SmallWorld(std::uint64_t recovery)
       throw std::runtime_error("a good disk refuses a write");
   }
   fresh_->main.spoil(1, SimDisk::kReads);
+  fresh_->main.spoil(9, SimDisk::kReads);
   for (std::uint64_t s = 8; s < kSectors; ++s)
     fresh_->main.spoil(s, SimDisk::kWrites);
   std::vector<std::byte> moved(2 * kSectorBytes);

@@ -4,12 +4,12 @@
 // each sequence of a few steps, an end at each call of the disks, each subset
 // of the sectors that were not flushed, and each of these starts cut in turn.
 //
-// MAIN has 4 blocks. Sector 1 of block 0 cannot be read until it is written;
-// blocks 1 to 3 cannot be written (until the step "unmap" has mended 1 and 3).
-// SPARE has 2 slots; block 3 lives in one, so the second block that needs one
-// finds none.
-// What a start makes of a state of the disks must be what the SectorModel
-// allows, and must not depend on how often it was cut before (M2a).
+// MAIN has 4 blocks. Sector 1 of blocks 0 and 1 cannot be read until it is
+// written; blocks 1 to 3 cannot be written (until the step "unmap" has mended 1
+// and 3). SPARE has 2 slots; block 3 lives in one, so the second block that
+// needs one finds none. What a start makes of a state of the disks must be what
+// the SectorModel allows, and must not depend on how often it was cut before
+// (M2a).
 
 #include <array>
 #include <cstdint>
