@@ -59,6 +59,9 @@ Result<std::uint64_t> Healer::probe_sectors(BlockNo block) {
 
 Status Healer::read_again(Part& part, std::uint64_t wanted,
                           std::uint64_t likely) {
+  // Nothing is to be read beyond the end; a block that was remapped when it was
+  // looked at has no sectors that are likely.
+  part.known |= wanted & ~in_volume(part.entry.block);
   Status status = read_sectors(part, wanted & likely);
   for (std::uint64_t s = 0; status && s < block_bytes_ / kSectorBytes; ++s) {
     const std::uint64_t bit = std::uint64_t{1} << s;

@@ -11,6 +11,8 @@
 #include <cstdint>
 #include <cstdlib>
 #include <string>
+#include <utility>
+#include <vector>
 
 #include "tests/sim/shrink.hpp"
 #include "tests/sim/sim_world.hpp"
@@ -107,6 +109,36 @@ TEST(Sim, a_seed_is_a_run_to_the_last_call) {
     different += run_sim(make_sim_plan(seed + 1)).trace != one.trace;
   }
   EXPECT_EQ(different, 60U) << "the trace does not tell runs apart";
+}
+
+// Lists as shrink() left them, each tried with many orders of its requests.
+TEST(Sim, what_was_found_once_stays_mended) {
+  using Kind = SimOp::Kind;
+  const auto round = [](std::vector<SimOp> ops, bool kill) {
+    SimRound out;
+    out.ops = std::move(ops);
+    out.cut_at = 1000;
+    out.kill = kill;
+    out.survivors = 1;
+    return out;
+  };
+  SimPlan doubt;  // a record of pending sectors that failed, and was there
+  doubt.rounds = {round({{Kind::fail_flush, 0, 512, true},
+                         {Kind::bad_read, 3584, 1024, false},
+                         {Kind::read, 0, 32763, false},
+                         {Kind::write, 0, 12283, false}},
+                        true)};
+  SimPlan last;  // the last block, no whole one, un-mapped while it is checked
+  last.clients = 2;
+  last.rounds = {round({{Kind::remap, 258048, 3072, false}}, false),
+                 round({{Kind::unmap, 245760, 15360, false},
+                        {Kind::check, 258048, 3072, false}},
+                       false)};
+  for (SimPlan* plan : {&doubt, &last})
+    for (plan->seed = 1; plan->seed <= 200; ++plan->seed) {
+      const SimOutcome outcome = run_sim(*plan);
+      ASSERT_EQ(outcome.violation, "") << describe(*plan);
+    }
 }
 
 }  // namespace
