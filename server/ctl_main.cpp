@@ -89,7 +89,9 @@ class Ctl {
     grow_ = volume_->add_subcommand("grow",
                                     "Use what was added to MAIN, or to SPARE");
     add_name(grow_);
-    grow_->add_option("--disk", disk_, "The one that was enlarged")
+    grow_
+        ->add_option("--disk", disk_,
+                     "The one that was enlarged (default main)")
         ->check(CLI::IsMember({"main", "spare"}));
     quiesce_ = volume_->add_subcommand(
         "quiesce", "Make all durable and let requests wait, for a snapshot");

@@ -5,6 +5,7 @@
 #include <sys/un.h>
 
 #include <chrono>
+#include <regex>
 
 #include "tests/e2e/remapctl_fixture.hpp"
 
@@ -146,18 +147,41 @@ TEST_F(RemapctlTest, the_help_reads_as_one_tool) {
   EXPECT_EQ(run({"spare", "--version"}).out, version.out);
 }
 
-// Mistake 37: an option is in the help and in the man page, or in neither.
+// One line, with one blank where there were several.
+std::string flat(const std::string& text) {
+  return std::regex_replace(text, std::regex("\\s+"), " ");
+}
+
+// Mistake 37: an option is in the help and in the man page, or in neither, and
+// both say the same default.
 TEST_F(RemapctlTest, the_man_page_has_the_options_that_the_program_has) {
-  const std::string page = content(NBD_REMAPCTL_POD);
+  const std::string page = flat(content(NBD_REMAPCTL_POD));
   ASSERT_FALSE(page.empty());
+  int defaults = 0;
   int seen = 0;
   for (const Words& words :
        {Words{"--help"}, Words{"map", "show", "--help"},
         Words{"map", "explain", "--help"}, Words{"map", "retest", "--help"},
         Words{"map", "clear", "--help"}, Words{"map", "export", "--help"},
-        Words{"map", "import", "--help"}, Words{"spare", "format", "--help"},
-        Words{"spare", "check", "--help"}, Words{"spare", "dump", "--help"}}) {
-    const std::string help = run(words).out;
+        Words{"map", "import", "--help"}, Words{"volume", "grow", "--help"},
+        Words{"volume", "quiesce", "--help"},
+        Words{"spare", "format", "--help"}, Words{"spare", "check", "--help"},
+        Words{"spare", "dump", "--help"}, Words{"spare", "repair", "--help"},
+        Words{"spare", "restore", "--help"}, Words{"spare", "scan", "--help"},
+        Words{"spare", "grow", "--help"}}) {
+    const std::string help = flat(run(words).out);
+    const std::regex form(
+        "--([a-z][a-z-]*) (?:(?!--).)*?\\(default ([0-9a-z]+)\\)");
+    for (std::sregex_iterator m(help.begin(), help.end(), form), none;
+         m != none; ++m, ++defaults) {
+      const std::string option = (*m)[1];
+      const std::string value = (*m)[2];
+      const std::regex said("B<--" + option + "=?>.{0,140}[^0-9a-z]" + value +
+                            " if not given|B<--" + option + "=" + value +
+                            ">, the default");
+      EXPECT_TRUE(std::regex_search(page, said))
+          << option << ", default " << value;
+    }
     for (std::size_t at = 0; (at = help.find("--", at)) != std::string::npos;
          ++seen) {
       const std::size_t end =
@@ -167,7 +191,8 @@ TEST_F(RemapctlTest, the_man_page_has_the_options_that_the_program_has) {
       at = end;
     }
   }
-  EXPECT_GE(seen, 12);
+  EXPECT_GE(seen, 25);
+  EXPECT_GE(defaults, 6);
 }
 
 constexpr const char* kVolume = R"json({"schema":1,"name":"disk",
