@@ -62,7 +62,7 @@ std::string loop_identity(int fd, const fs::path& disk) {
   struct stat st {};
   if (!file || ::fstat(file.get(), &st) != 0 || st.st_ino != loop.lo_inode)
     return {};
-  const std::string identity =
+  std::string identity =
       S_ISREG(st.st_mode) ? file_identity(file.get()) : std::string();
   if (identity.empty() || loop.lo_offset == 0) return identity;
   return fmt::format("{} offset={}", identity, loop.lo_offset);
