@@ -4,8 +4,11 @@
 // While the connection was gone another server may have taken the pair over,
 // and what we would write then belongs to it.
 //
-// Threads  any, at once. The lock is held while SPARE is read, which a remote
-//          bounds by its time-out; nothing on the way of a request takes it.
+// Threads  any, at once. MAIN's check holds reading_ while it reads SPARE,
+// which
+//          a remote bounds by its time-out, so that SPARE is not closed under
+//          it. SPARE's own check must not wait for that: when both were lost
+//          MAIN's check waits for SPARE to be back.
 
 #include <functional>
 #include <utility>
@@ -33,11 +36,12 @@ class OwnerCheck {
   Status main_is_back();
 
  private:
-  Status check(Backend& spare) REQUIRES(mu_);
+  Status check(Backend& spare) EXCLUDES(mu_);
 
   const std::function<void()> on_loss_;
+  Mutex reading_;  // before mu_
+  Backend* spare_ GUARDED_BY(reading_) = nullptr;
   Mutex mu_;
-  Backend* spare_ GUARDED_BY(mu_) = nullptr;
   bool owned_ GUARDED_BY(mu_) = false;
   Superblock superblock_ GUARDED_BY(mu_);
 };

@@ -239,6 +239,35 @@ TEST(RemapRemote, a_spare_that_stays_away_is_used_again_when_it_is_back) {
   EXPECT_EQ(volume.stop().code, 0);
 }
 
+// MAIN's way back asks SPARE whose the pair is, and must not be in SPARE's.
+TEST(RemapRemote, both_are_lost_at_once_and_both_come_back) {
+  const ScratchDir dir;
+  RemoteDisk main(dir, "main", kMain, {"bad=80-87:write"});
+  RemoteDisk spare(dir, "spare", kSpare);
+  format(main.uri(), spare.uri());
+  RemapServer volume(dir, "volume", main.uri(), spare.uri(),
+                     {"spare-timeout=6"});
+  volume.start();
+  const Client c(volume.uri());
+  ASSERT_EQ(c.write(40'960, pattern(1, 4096)), 0);
+  ASSERT_EQ(volume.show()["blocks"]["remapped"], 1);
+  spare.kill();
+  main.kill();
+  std::string data;
+  int answer = -1;
+  std::thread reader(
+      [&] { answer = Client(volume.uri()).read(40'960, 4096, &data); });
+  main.start_again();
+  std::this_thread::sleep_for(2s);  // more than a back-off: MAIN asks
+  spare.start_again();
+  reader.join();
+  EXPECT_EQ(answer, 0) << volume.log();
+  EXPECT_TRUE(data == pattern(1, 4096));
+  EXPECT_EQ(c.write(0, pattern(2, 4096)), 0);
+  EXPECT_EQ(c.flush(), 0);
+  EXPECT_EQ(volume.stop().code, 0);
+}
+
 // Contract M3, over the network.
 TEST(RemapRemote, a_remote_of_another_size_is_refused) {
   const ScratchDir dir;
