@@ -114,6 +114,12 @@ void Child::send(int signal_number) const {
   if (!status_) ::kill(pid_, signal_number);
 }
 
+void Child::hang() const {
+  send(SIGSTOP);
+  siginfo_t ignored;
+  if (!status_) ::waitid(P_PID, pid_, &ignored, WSTOPPED | WEXITED | WNOWAIT);
+}
+
 Ended Child::wait(std::chrono::milliseconds bound) {
   const auto began = steady_clock::now();
   Ended ended;

@@ -65,6 +65,9 @@ class Child {
   pid_t pid() const { return pid_; }
   bool running();
   void send(int signal_number) const;
+  // SIGSTOP, and waits until every thread stands: the signal alone returns
+  // while some still run, and an answer could come out of a "hung" server.
+  void hang() const;
   // Waits for its end; SIGKILL when the bound is over (code -1).
   Ended wait(std::chrono::milliseconds bound);
   std::string out() const;

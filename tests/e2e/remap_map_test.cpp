@@ -267,7 +267,7 @@ TEST_F(RemapMap, a_file_that_is_wrong_changes_nothing) {
 // Mistake 31: a disk that hangs holds up an action, and nothing but it.
 TEST_F(RemapMap, while_an_action_hangs_the_socket_answers_and_stop_is_bounded) {
   start();
-  disk_->child().send(SIGSTOP);
+  disk_->child().hang();
   const auto answer = ask("POST", "/remap?offset=0&length=4096");
   EXPECT_EQ(answer.status, 202) << answer.body;
   const json job = json::parse(answer.body)["job"];

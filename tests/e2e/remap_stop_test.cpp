@@ -282,7 +282,7 @@ TEST_P(RemapStopHung, with_a_remote_that_hangs_ends_within_the_bound) {
   {
     Client c(volume.uri());
     EXPECT_EQ(c.write(0, pattern(1, 4096), LIBNBD_CMD_FLAG_FUA), 0);
-    remote.child().send(SIGSTOP);
+    remote.child().hang();
     if (hang_main)
       reader = std::thread([client = std::move(c)] {
         EXPECT_NE(client.read(0, 4096, nullptr), 0);
@@ -325,7 +325,7 @@ TEST_F(RemapStop, a_start_with_a_remote_that_hangs_is_bounded) {
   Server remote(dir_, "remote", {"file", image});
   remote.start();
   format(remote.uri(), spare);
-  remote.child().send(SIGSTOP);
+  remote.child().hang();
   const Ended ended = run_nbdkit({"-f", "-U", dir_.file("s"), REMAP_PLUGIN,
                                   remote.uri(), "spare=" + spare},
                                  60s);

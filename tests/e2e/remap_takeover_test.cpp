@@ -30,7 +30,7 @@ TEST_P(RemapTakeover, who_comes_back_to_disks_that_were_taken_over_is_refused) {
   const Client c(first.uri());
   // Acked and not flushed: what a careless server would write again.
   ASSERT_EQ(c.write(0, pattern(1, 65'536)), 0);
-  first.child().send(SIGSTOP);
+  first.child().hang();
   Server& lost = lose_spare ? spare : main;
   lost.kill();
   std::filesystem::remove(lost.socket());

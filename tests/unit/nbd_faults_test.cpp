@@ -105,7 +105,7 @@ TEST(NbdFaults, a_killed_server_fails_what_waits_in_time_and_the_rest_at_once) {
 TEST(NbdFaults, a_server_that_hangs_is_given_up_at_the_deadline) {
   const NbdkitServer server({"memory", "1M"});
   const auto disk = open_nbd(server.uri(), milliseconds(300));
-  server.send(SIGSTOP);
+  server.hang();
   std::vector<std::byte> buffer(65536, std::byte{0x5A});
   const auto start = steady_clock::now();
   const Status result = disk->read({0}, buffer);
@@ -115,7 +115,7 @@ TEST(NbdFaults, a_server_that_hangs_is_given_up_at_the_deadline) {
   EXPECT_EQ(result.error().errnum, ETIMEDOUT);
   EXPECT_GE(took, milliseconds(300));
   EXPECT_LT(took, seconds(2));
-  server.send(SIGCONT);
+  server.go_on();
   EXPECT_TRUE(eventually([&] { return disk->flush().ok(); }));
   EXPECT_EQ(std::count(buffer.begin(), buffer.end(), std::byte{0x5A}), 65536);
 }
@@ -151,7 +151,7 @@ TEST(NbdFaults, a_late_answer_does_not_touch_the_buffer) {
 TEST(NbdFaults, closing_does_not_wait_long_for_a_server_that_hangs) {
   const NbdkitServer server({"memory", "1M"});
   auto disk = open_nbd(server.uri());
-  server.send(SIGSTOP);
+  server.hang();
   const auto start = steady_clock::now();
   disk.reset();
   const auto took = steady_clock::now() - start;

@@ -69,6 +69,12 @@ int NbdkitServer::logged(const std::string& text) const {
   return count;
 }
 
+void NbdkitServer::hang() const {
+  ::kill(pid_, SIGSTOP);
+  siginfo_t ignored;
+  ::waitid(P_PID, pid_, &ignored, WSTOPPED | WEXITED | WNOWAIT);
+}
+
 void NbdkitServer::kill() {
   if (pid_ <= 0) return;
   ::kill(pid_, SIGKILL);

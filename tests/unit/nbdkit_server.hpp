@@ -38,7 +38,10 @@ class NbdkitServer {
   std::string log() const;
   // How often text occurs in it.
   int logged(const std::string& text) const;
-  void send(int signal_number) const { ::kill(pid_, signal_number); }
+  // SIGSTOP, and waits until every thread stands: the signal alone returns
+  // while some still run, and an answer could come out of a "hung" server.
+  void hang() const;
+  void go_on() const { ::kill(pid_, SIGCONT); }
   // SIGKILL, and waits until it is gone.
   void kill();
 
