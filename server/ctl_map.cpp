@@ -355,7 +355,7 @@ Result<MapAnswer> map_import(const ControlClient& client,
   const auto run = [&](const char* action,
                        const std::vector<ByteRange>& ranges) -> Result<bool> {
     for (const ByteRange& range : ranges) {
-      const auto went = run_range(
+      auto went = run_range(
           client, name, action, range, totals, [&](std::uint64_t next) {
             progress(fmt::format("import: {} of {} bytes done",
                                  before + next - range.offset, total));

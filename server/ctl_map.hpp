@@ -34,6 +34,7 @@ struct MapImport {
   bool dry_run = false;
 };
 
+// json's destructor only asserts. NOLINTNEXTLINE(bugprone-exception-escape)
 struct MapAnswer {
   nlohmann::json json;
   std::string text;

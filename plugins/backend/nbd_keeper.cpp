@@ -167,10 +167,11 @@ void NbdLink::reconnect() {
   {
     MutexLock lock(mu_);
     if (lived_ >= kGoodLife) delay_ = milliseconds(0);
-    log(LogLevel::warning, fmt::format("connection lost: {}; trying again for "
-                                       "as long as it takes, requests wait up "
-                                       "to {:.1f} s",
-                                       why_, options_.timeout.count() / 1e3));
+    log(LogLevel::warning,
+        fmt::format("connection lost: {}; trying again for "
+                    "as long as it takes, requests wait up "
+                    "to {:.1f} s",
+                    why_, static_cast<double>(options_.timeout.count()) / 1e3));
   }
   told_ = false;
   for (;;) {

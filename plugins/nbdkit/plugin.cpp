@@ -46,6 +46,7 @@ Durability durability_of(uint32_t flags) {
 // another, and with an arena for each thread a million mappings that came by
 // and by took 43 bytes each instead of 27.
 void remap_load() {
+  // No thread of ours runs yet. NOLINTNEXTLINE(concurrency-mt-unsafe)
   mallopt(M_ARENA_MAX, 1);
   state = std::make_unique<PluginState>();
 }

@@ -69,7 +69,7 @@ RemapStore::RemapStore(const Layout& layout, std::uint64_t blocks,
 Result<std::unique_ptr<RemapStore>> RemapStore::open(Backend& spare,
                                                      const Binding& binding,
                                                      bool read_only,
-                                                     LogSink log) {
+                                                     const LogSink& log) {
   auto survey = survey_metadata(spare);
   if (!survey) return std::move(survey).error();
   const Superblock& sb = survey->superblock;

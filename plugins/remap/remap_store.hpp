@@ -58,7 +58,8 @@ class RemapStore {
   // read_only: takes nothing over, writes nothing; commits are refused.
   static Result<std::unique_ptr<RemapStore>> open(Backend& spare,
                                                   const Binding& binding,
-                                                  bool read_only, LogSink log);
+                                                  bool read_only,
+                                                  const LogSink& log);
 
   const RemapTable& table() const { return table_; }
   // As of open().

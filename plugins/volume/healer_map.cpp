@@ -67,8 +67,8 @@ Status Healer::read_again(Part& part, std::uint64_t wanted,
     const std::uint64_t bit = std::uint64_t{1} << s;
     if (!(wanted & ~likely & ~part.known & bit)) continue;
     const std::uint64_t at = s * kSectorBytes;
-    const Status one = main_.read(DeviceOffset{part.start + at},
-                                  part.content.bytes().subspan(at, 512));
+    Status one = main_.read(DeviceOffset{part.start + at},
+                            part.content.bytes().subspan(at, 512));
     if (one)
       part.known |= bit;
     else if (one.error().error_class == ErrorClass::medium)
@@ -206,7 +206,7 @@ Status Healer::clear(std::uint64_t from, std::uint64_t to, MapCounts& counts) {
     const auto first = static_cast<unsigned>(std::countr_zero(rest));
     const auto run = static_cast<unsigned>(std::countr_one(rest >> first));
     Status status =
-        write(VolumeOffset{start + first * kSectorBytes},
+        write(VolumeOffset{start + std::uint64_t{first} * kSectorBytes},
               zeroes.first(std::size_t{run} * kSectorBytes), Durability::fua);
     if (!status) return status;
     counts.cleared_sectors += run;

@@ -93,7 +93,7 @@ Status Healer::main_failed(BlockNo block) {
   AlignedBuffer sector(logical);
   for (unsigned i = 0; i < kProbes; ++i) {
     const std::uint64_t at =
-        round_down(bytes / (2 * kProbes) * (2 * i + 1), logical);
+        round_down(bytes / (2 * kProbes) * (2 * std::uint64_t{i} + 1), logical);
     if (main_.read(DeviceOffset{at}, sector.bytes())) {
       breaker_.answered();
       return {};
@@ -200,8 +200,7 @@ Status Healer::mark_pending(const std::vector<std::uint64_t>& sectors) {
     // A write may have come since the sector was found unreadable.
     if (entry.remapped() || !(entry.valid & bit)) continue;
     if (Status answers = main_answers(); !answers) return answers;
-    const Status read =
-        main_.read(DeviceOffset{sector * kSectorBytes}, one.bytes());
+    Status read = main_.read(DeviceOffset{sector * kSectorBytes}, one.bytes());
     if (read) continue;
     if (read.error().error_class != ErrorClass::medium) return read;
     it = blocks.try_emplace(block, entry).first;

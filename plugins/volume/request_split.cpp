@@ -67,7 +67,7 @@ SectorMasks sector_masks(std::uint64_t block_start, std::uint32_t block_bytes,
                          std::uint64_t offset, std::uint64_t end) {
   SectorMasks masks;
   for (std::uint32_t s = 0; s < block_bytes / kSectorBytes; ++s) {
-    const std::uint64_t from = block_start + s * kSectorBytes;
+    const std::uint64_t from = block_start + std::uint64_t{s} * kSectorBytes;
     const std::uint64_t to = from + kSectorBytes;
     if (offset < to && from < end) masks.touched |= std::uint64_t{1} << s;
     if (offset <= from && to <= end) masks.covered |= std::uint64_t{1} << s;

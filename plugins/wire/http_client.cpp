@@ -18,7 +18,7 @@ namespace {
 using std::chrono::steady_clock;
 using ErrorCode = beast::error_code;
 
-constexpr std::size_t kMaxHeaderBytes = 64 * 1024;
+constexpr std::size_t kMaxHeaderBytes = 65536;
 
 // A connected socket as Beast's SyncStream, with one deadline for all calls.
 class DeadlineStream {

@@ -54,8 +54,8 @@ HttpResponse http_problem(int status, const std::string& title,
 using HttpHandler = std::function<HttpResponse(const HttpRequest&)>;
 
 struct HttpServerOptions {
-  std::size_t max_body_bytes = 64 * 1024;
-  std::size_t max_header_bytes = 8 * 1024;
+  std::size_t max_body_bytes = 65536;
+  std::size_t max_header_bytes = 8192;
   std::size_t max_connections = 32;
   // To send or to receive one message; so long may a connection idle.
   std::chrono::milliseconds io_timeout{5000};

@@ -32,7 +32,7 @@ HttpSession::HttpSession(HttpSessions& shared, net::io_context& io,
                          UniqueFd socket)
     : shared_(shared),
       stream_(io.get_executor()),
-      buffer_(shared.options.max_header_bytes + 64 * 1024) {
+      buffer_(shared.options.max_header_bytes + 65536) {
   stream_.socket().assign(Protocol(), socket.get());
   // From here on the stream closes it.
   static_cast<void>(socket.release());

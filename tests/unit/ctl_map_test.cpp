@@ -308,6 +308,7 @@ TEST(CtlMapText, an_explanation_says_where_and_why) {
         "slot 5, at byte 90112 of SPARE.\n",
         "The byte has no data: ", "Sectors of 512 bytes without data: 16 17\n",
         "History since 2023-11-14 22:13:20 UTC, when the server started",
+        // NOLINTNEXTLINE(bugprone-suspicious-missing-comma)
         "  2023-11-14 22:14:20 UTC  remapped, slot 5: a write to MAIN failed "
         "(Input/output error)\n",
         "pending\\x1b: x\n"})

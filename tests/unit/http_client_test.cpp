@@ -26,7 +26,7 @@ TEST_F(HttpClientTest,
   EXPECT_GE(took, 240ms);
   EXPECT_LT(took, 2s);
   // One that does not read either.
-  EXPECT_EQ(http_request(path_, "POST", "/x", std::string(10'000'000, 'x'),
+  EXPECT_EQ(http_request(path_, "POST", "/x", std::string(8'000'000, 'x'),
                          {250ms, 100})
                 .error()
                 .errnum,

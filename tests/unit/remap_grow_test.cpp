@@ -232,7 +232,7 @@ TEST(RemapGrow, a_spare_in_use_grows_and_its_map_goes_on) {
 // with the same map, and either can be started and grown.
 TEST(RemapGrow, a_cut_anywhere_leaves_the_old_or_the_new) {
   MemoryBackend main(kMainBytes);
-  const std::uint64_t kLarge = 3 * kMiB;
+  constexpr std::uint64_t kLarge = 3 * kMiB;
   CrashBackend disk(kLarge);
   MemoryBackend small(info_of(disk, kSmallSpareBytes));
   ASSERT_TRUE(format_spare(small, main, {}));

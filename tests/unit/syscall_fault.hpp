@@ -65,7 +65,7 @@ void run_in_child(Body body) {
   EXPECT_EXIT(
       {
         body();
-        std::fflush(stdout);
+        static_cast<void>(std::fflush(stdout));
         std::_Exit(::testing::Test::HasFailure() ? 1 : 0);
       },
       ::testing::ExitedWithCode(0), "");

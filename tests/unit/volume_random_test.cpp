@@ -373,7 +373,7 @@ class VolumeRandom : public testing::TestWithParam<Shape> {};
 TEST_P(VolumeRandom, every_request_answers_as_the_model_does) {
   const std::uint64_t seed = from_environment("NBD_REMAP_SEED", 20261121);
   const std::uint64_t operations =
-      from_environment("NBD_REMAP_RANDOM_OPS", 350'000);
+      from_environment("NBD_REMAP_RANDOM_OPS", 600'000);
   SCOPED_TRACE("NBD_REMAP_SEED=" + std::to_string(seed));
   Model model(GetParam(), seed);
   model.run(operations);
