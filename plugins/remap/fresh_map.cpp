@@ -6,6 +6,7 @@
 #include "plugins/base/aligned_buffer.hpp"
 #include "plugins/base/crc32c.hpp"
 #include "plugins/remap/remap_log.hpp"
+#include "plugins/remap/state_area.hpp"
 
 namespace nbd_remap {
 namespace {
@@ -29,6 +30,19 @@ Status erase_superblocks(Backend& spare, const Layout& layout) {
     if (!status) return status;
   }
   return {};
+}
+
+// What was noted beside an older map is not true of this one.
+Status erase_states(Backend& spare, const Layout& layout) {
+  if (layout.state_at == 0) return {};
+  for (const StatePlace& place : kStatePlaces) {
+    Status status = zero(spare, {layout.state_at + place.at}, 4096);
+    // One that cannot be written cannot be read either, or the map could not
+    // be saved for the sake of what may be lost.
+    if (!status && status.error().error_class != ErrorClass::medium)
+      return status;
+  }
+  return spare.flush();
 }
 
 }  // namespace
@@ -71,6 +85,7 @@ Status write_fresh_map(Backend& spare, const Superblock& superblock,
                        const MapState& state) {
   Superblock sb = superblock;
   Status status = erase_superblocks(spare, sb.layout);
+  if (status) status = erase_states(spare, sb.layout);
   if (status) status = write_map(spare, sb, state);
   for (CopyIndex c : kCopies) {
     sb.copy = c;

@@ -12,7 +12,8 @@ namespace nbd_remap {
 // Both copies then hold one checkpoint with this state and an empty log. What
 // an older map left cannot be taken for part of the new one, even under the
 // same UUID. Old superblocks are erased first, new ones written last: cut in
-// between, SPARE is as it was or holds no map, never half of one.
+// between, SPARE is as it was or holds no map, never half of one. What the
+// state area held is gone.
 // REQUIRES: superblock.layout is of this disk, map_sequence is what the
 // checkpoint gets, the state fits.
 // Errors: the disk's; then SPARE may hold no map.

@@ -20,6 +20,7 @@ constexpr std::size_t kCrcOffset = 8;
 constexpr char kSuperblockMagic[] = "NBDREMAP";
 constexpr char kRecordMagic[] = "NBDRLOGR";
 constexpr char kCheckpointMagic[] = "NBDRCKPT";
+constexpr char kStateMagic[] = "NBDRSTAT";
 constexpr std::uint64_t kSlotMask = (std::uint64_t{1} << 56) - 1;
 // Of sequences, epochs and sizes: no sum of two of them wraps.
 constexpr std::uint64_t kMaxCount = std::uint64_t{1} << 62;
@@ -126,7 +127,9 @@ void pack_superblock(const Superblock& s, Bytes out) {
   std::fill(out.begin(), out.end(), std::byte{});
   std::memcpy(out.data(), kSuperblockMagic, 8);
   put32(out, 12, kFormatVersion);
-  put64(out, 16, s.features.compatible);
+  put64(out, 16,
+        (s.features.compatible & ~kFeatureStateArea) |
+            (s.layout.state_at != 0 ? kFeatureStateArea : 0));
   put64(out, 24, s.features.read_only_compatible);
   put64(out, 32,
         (s.features.incompatible & ~kFeatureGrown) |
@@ -157,6 +160,7 @@ void pack_superblock(const Superblock& s, Bytes out) {
     put64(out, 456, s.layout.slots_at);
     put64(out, 464, s.layout.head_at);
   }
+  put64(out, 472, s.layout.state_at);
   seal(out.first(kSuperblockBytes));
 }
 
@@ -208,6 +212,11 @@ Result<Superblock> unpack_superblock(ConstBytes in) {
       layout->log_records != s.layout.log_records)
     return damaged("layout that does not follow from the sizes");
   s.layout = *layout;
+  if (s.features.compatible & kFeatureStateArea) {
+    s.layout.state_at = get64(in, 472);
+    if (!state_area_fits(s.layout))
+      return damaged("impossible place of the state area");
+  }
   s.growing_to_bytes = get64(in, 448);
   if (s.growing_to_bytes > kMaxSpareBytes ||
       (s.growing_to_bytes != 0 && s.growing_to_bytes <= layout->spare_bytes))
@@ -308,6 +317,34 @@ Result<CheckpointHeader> unpack_checkpoint_header(ConstBytes in) {
     return damaged("impossible sequence");
   h.entries = get64(in, 48);
   h.body_crc = get32(in, 56);
+  return h;
+}
+
+void pack_state(const StateHeader& h, ConstBytes content, Bytes out) {
+  std::fill(out.begin(), out.end(), std::byte{});
+  std::memcpy(out.data(), kStateMagic, 8);
+  put32(out, 12, h.kind);
+  put_uuid(out, 16, h.uuid);
+  put64(out, 32, h.sequence);
+  put64(out, 40, content.size());
+  std::copy(content.begin(), content.end(), out.begin() + kStateHeaderBytes);
+  seal(out.first(kStateHeaderBytes + content.size()));
+}
+
+Result<StateHeader> unpack_state(ConstBytes& in) {
+  if (in.size() < kStateHeaderBytes) return damaged("too short");
+  const std::uint64_t length = get64(in, 40);
+  // Without a checksum yet: a length that does not fit is not believed.
+  if (length > in.size() - kStateHeaderBytes) return damaged("too short");
+  in = in.first(kStateHeaderBytes + length);
+  if (auto bad = check_sealed(in, kStateMagic, kStateHeaderBytes))
+    return *std::move(bad);
+  StateHeader h;
+  h.kind = get32(in, 12);
+  h.uuid = get_uuid(in, 16);
+  h.sequence = get64(in, 32);
+  if (h.sequence > kMaxCount) return damaged("impossible sequence");
+  in = in.subspan(kStateHeaderBytes);
   return h;
 }
 

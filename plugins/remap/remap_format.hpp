@@ -40,6 +40,8 @@ struct Features {
 // The incompatible bit of a SPARE that was enlarged.
 inline constexpr std::uint64_t kFeatureGrown = 1;
 inline constexpr std::uint64_t kKnownIncompatible = kFeatureGrown;
+// The compatible bit of a SPARE that has a state area.
+inline constexpr std::uint64_t kFeatureStateArea = 2;
 
 using Uuid = std::array<std::uint8_t, 16>;
 Uuid random_uuid();
@@ -115,12 +117,22 @@ struct CheckpointHeader {
   std::uint32_t body_crc = 0;
 };
 
+// What a place of the state area begins with; the content follows at once.
+inline constexpr std::size_t kStateHeaderBytes = 64;
+struct StateHeader {
+  std::uint32_t kind = 0;
+  Uuid uuid{};
+  std::uint64_t sequence = 0;
+};
+
 // Each pack fills the whole buffer. REQUIRES: it has the size of the thing
 // (kSuperblockBytes, block_bytes, block_bytes, entries * kEntryBytes).
 void pack_superblock(const Superblock& superblock, Bytes out);
 void pack_record(const Record& record, Bytes out);
 void pack_checkpoint_header(const CheckpointHeader& header, Bytes out);
 void pack_entry(const Entry& entry, Bytes out);
+// REQUIRES: out holds kStateHeaderBytes and the content.
+void pack_state(const StateHeader& header, ConstBytes content, Bytes out);
 
 // Each unpack answers with words for what is wrong, for people.
 Result<Superblock> unpack_superblock(ConstBytes in);
@@ -128,5 +140,8 @@ Result<Record> unpack_record(ConstBytes in);
 Result<CheckpointHeader> unpack_checkpoint_header(ConstBytes in);
 // Checks the kind and the unused fields; ranges are the reader's to check.
 std::optional<Entry> unpack_entry(ConstBytes in);
+
+// The content is what is left of in.
+Result<StateHeader> unpack_state(ConstBytes& in);
 
 }  // namespace nbd_remap

@@ -153,24 +153,46 @@ std::optional<Layout> compute_layout(std::uint64_t spare_bytes,
   return with(slots);
 }
 
+// The head copy stands one superblock place behind the area, as if SPARE had
+// been enlarged before it was used: so every build that knows enlarged ones
+// finds all that it needs.
+std::optional<Layout> fresh_layout(std::uint64_t spare_bytes,
+                                   std::uint32_t block_bytes) {
+  if (spare_bytes < kLeastBytesWithStateArea)
+    return compute_layout(spare_bytes, block_bytes);
+  const std::uint64_t slots_at = kSuperblockPlaceBytes + kStateAreaBytes;
+  auto layout = compute_layout(spare_bytes, block_bytes, slots_at,
+                               slots_at + kSuperblockPlaceBytes);
+  if (layout) layout->state_at = kSuperblockPlaceBytes;
+  return layout;
+}
+
+bool state_area_fits(const Layout& l) {
+  return l.state_at >= kSuperblockPlaceBytes &&
+         l.state_at % kSuperblockPlaceBytes == 0 && l.grown() &&
+         l.state_at <= l.slots_at && l.slots_at - l.state_at >= kStateAreaBytes;
+}
+
 bool is_possible(const Layout& l) {
   if (!is_power_of_two(l.block_bytes) || l.block_bytes < kMinBlockBytes ||
       l.block_bytes > kMaxBlockBytes || l.spare_bytes > kMaxSpareBytes ||
       l.spare_bytes < 2 * kSuperblockPlaceBytes)
     return false;
-  const auto layout = l.grown() ? compute_layout(l.spare_bytes, l.block_bytes,
-                                                 l.slots_at, l.head_at)
-                                : compute_layout(l.spare_bytes, l.block_bytes);
+  if (l.state_at != 0 && !state_area_fits(l)) return false;
+  auto layout = l.grown() ? compute_layout(l.spare_bytes, l.block_bytes,
+                                           l.slots_at, l.head_at)
+                          : compute_layout(l.spare_bytes, l.block_bytes);
+  if (layout) layout->state_at = l.state_at;
   return layout == l;
 }
 
 std::optional<Layout> grow_layout(const Layout& old,
                                   std::uint64_t spare_bytes) {
   if (spare_bytes <= old.spare_bytes) return std::nullopt;
-  const auto grown =
-      compute_layout(spare_bytes, old.block_bytes, old.slots_at,
-                     round_up(old.spare_bytes, kSuperblockPlaceBytes));
+  auto grown = compute_layout(spare_bytes, old.block_bytes, old.slots_at,
+                              round_up(old.spare_bytes, kSuperblockPlaceBytes));
   if (!grown || grown->slots <= old.slots) return std::nullopt;
+  grown->state_at = old.state_at;
   return grown;
 }
 
@@ -187,6 +209,13 @@ std::uint64_t least_grown_bytes(const Layout& old) {
 std::uint64_t spare_bytes_for(std::uint64_t slots, std::uint32_t block_bytes) {
   return round_up(bytes_needed(layout_for(0, block_bytes, slots)),
                   kSuperblockPlaceBytes);
+}
+
+std::uint64_t fresh_bytes_for(std::uint64_t slots, std::uint32_t block_bytes) {
+  std::uint64_t bytes = spare_bytes_for(slots, block_bytes);
+  while (fresh_layout(bytes, block_bytes).value_or(Layout{}).slots < slots)
+    bytes += kSuperblockPlaceBytes;
+  return bytes;
 }
 
 }  // namespace nbd_remap

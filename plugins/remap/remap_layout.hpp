@@ -10,6 +10,10 @@
 //
 //   | superblock | unused | slots ... | head copy | slots ... | tail copy |
 //
+// One that is formatted with room for it (see fresh_layout) is made like that
+// too, with the state area (state_area.hpp) in what is unused otherwise; it
+// stays there when SPARE is enlarged.
+//
 // Pure.
 
 #include <array>
@@ -26,6 +30,9 @@ inline constexpr std::size_t kRecordHeaderBytes = 64;
 inline constexpr std::size_t kEntryBytes = 24;
 // The number of a slot has 56 bits.
 inline constexpr std::uint64_t kMaxSpareBytes = (std::uint64_t{1} << 56) - 1;
+inline constexpr std::uint64_t kStateAreaBytes = 576 << 10;
+// A smaller SPARE is formatted without one: slots are what it is for.
+inline constexpr std::uint64_t kLeastBytesWithStateArea = 64 << 20;
 
 enum class CopyIndex : std::uint32_t { head = 0, tail = 1 };
 inline constexpr std::array kCopies{CopyIndex::head, CopyIndex::tail};
@@ -47,6 +54,7 @@ struct Layout {
   std::uint64_t log_records = 0;                  // each of block_bytes
   std::uint64_t head_at = kSuperblockPlaceBytes;  // of the head copy
   std::uint64_t slots_at = 0;                     // of slot 0
+  std::uint64_t state_at = 0;  // of the state area; 0: there is none
 
   bool grown() const { return head_at != kSuperblockPlaceBytes; }
   // Slots are numbered by their place; the numbers over the head copy of a
@@ -77,6 +85,11 @@ std::optional<Layout> compute_layout(std::uint64_t spare_bytes,
                                      std::uint32_t block_bytes,
                                      std::uint64_t slots_at,
                                      std::uint64_t head_at);
+// What a SPARE is formatted with: with a state area if it is large enough.
+std::optional<Layout> fresh_layout(std::uint64_t spare_bytes,
+                                   std::uint32_t block_bytes);
+// Whether a state area fits where the layout says it is.
+bool state_area_fits(const Layout& layout);
 // Whether the numbers of a layout follow from its sizes; takes hostile ones.
 bool is_possible(const Layout& layout);
 // The layout after SPARE was enlarged to spare_bytes: every slot stays where it
@@ -86,7 +99,9 @@ bool is_possible(const Layout& layout);
 std::optional<Layout> grow_layout(const Layout& old, std::uint64_t spare_bytes);
 // The least size for which grow_layout() has an answer.
 std::uint64_t least_grown_bytes(const Layout& old);
-// The smallest SPARE that holds so many slots.
+// The smallest SPARE that holds so many slots, without a state area.
 std::uint64_t spare_bytes_for(std::uint64_t slots, std::uint32_t block_bytes);
+// The same, of one that is formatted now.
+std::uint64_t fresh_bytes_for(std::uint64_t slots, std::uint32_t block_bytes);
 
 }  // namespace nbd_remap

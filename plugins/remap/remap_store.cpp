@@ -105,12 +105,25 @@ Result<std::unique_ptr<RemapStore>> RemapStore::open(Backend& spare,
     // A log that is not short is work for every start: begin it anew at stop.
     self->changed_ = self->log_->log_length() > 2;
   }
+  if (sb.layout.state_at != 0)
+    self->state_area_ = std::make_unique<StateArea>(
+        spare, DeviceOffset{sb.layout.state_at}, sb.uuid,
+        [store = self.get()] { return store->may_note(); });
   MutexLock lock(self->mu_);
   self->published_.superblock = sb;
   self->published_.sequence = survey->chosen().last_sequence;
   self->published_.log_length = survey->chosen().log_length;
   self->publish_log();
   return self;
+}
+
+Status RemapStore::may_note() const {
+  if (read_only_)
+    return make_error(ErrorClass::full, EROFS, "spare: opened read-only");
+  if (taken_over_)
+    return make_error(ErrorClass::transport, ESHUTDOWN,
+                      "spare: another server has it");
+  return {};
 }
 
 std::uint64_t RemapStore::all_valid() const {

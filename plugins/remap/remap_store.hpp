@@ -25,6 +25,7 @@
 #include "plugins/remap/remap_log.hpp"
 #include "plugins/remap/remap_table.hpp"
 #include "plugins/remap/slot_pool.hpp"
+#include "plugins/remap/state_area.hpp"
 
 namespace nbd_remap {
 
@@ -106,6 +107,10 @@ class RemapStore {
 
   StoreStatus status() const;
 
+  // Where a server leaves notes for the next one. Null: this SPARE was
+  // formatted without.
+  StateArea* state_area() { return state_area_.get(); }
+
  private:
   struct Commit;
   RemapStore(const Layout& layout, std::uint64_t blocks, bool read_only,
@@ -123,6 +128,7 @@ class RemapStore {
   void remember(const Error& error);
   void publish_log() REQUIRES(mu_);
   MapState state() const;
+  Status may_note() const;
   // Runs it as the only writer.
   Status alone(const std::function<Status()>& change);
 
@@ -134,7 +140,8 @@ class RemapStore {
   RemapTable table_;
   SlotPool pool_;
   std::unique_ptr<RemapLog> log_;  // by the writer only, see writing_
-  bool changed_ = false;           // since the last checkpoint; the writer's
+  std::unique_ptr<StateArea> state_area_;
+  bool changed_ = false;  // since the last checkpoint; the writer's
   // Of commits that failed: taken until it is known that SPARE has them not.
   std::vector<SlotNo> uncertain_slots_;  // the writer's
   bool resumable_ = false;      // the writer's: what failed may come back

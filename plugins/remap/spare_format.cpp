@@ -81,15 +81,15 @@ Result<Superblock> format_spare(Backend& spare, const Backend& main,
   if (!spare.info().can_flush)
     return refusal(spare, "offers no FLUSH: nothing on it would be durable");
   if (spare.info().read_only) return refusal(spare, "is read-only", EROFS);
-  const auto layout = compute_layout(spare.info().size_bytes, *block_bytes);
+  const auto layout = fresh_layout(spare.info().size_bytes, *block_bytes);
   if (!layout)
     return refusal(
         spare,
         fmt::format(
             "{} bytes are too small for a SPARE: {} hold one block, "
             "{} hold 1 % of {}",
-            spare.info().size_bytes, spare_bytes_for(1, *block_bytes),
-            spare_bytes_for(std::max<std::uint64_t>(
+            spare.info().size_bytes, fresh_bytes_for(1, *block_bytes),
+            fresh_bytes_for(std::max<std::uint64_t>(
                                 1, main.info().size_bytes / *block_bytes / 100),
                             *block_bytes),
             main.info().name),

@@ -156,6 +156,9 @@ class DumpReader {
     l.log_records = number_in(value, "log_records");
     l.head_at = number_in(value, "head_offset");
     l.slots_at = number_in(value, "slots_offset");
+    // A file that an older build saved has none.
+    if (value.contains("state_offset"))
+      l.state_at = number_in(value, "state_offset");
   }
 
   // The order in which dump writes: nothing below can be out of range.

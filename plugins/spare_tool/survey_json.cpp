@@ -38,6 +38,7 @@ ordered_json layout_json(const Layout& l) {
           {"slots", l.slots},
           {"slots_offset", l.slots_at},
           {"head_offset", l.head_at},
+          {"state_offset", l.state_at},
           {"checkpoint_size", l.checkpoint_bytes},
           {"entry_capacity", l.entry_capacity()},
           {"pending_capacity", l.pending_capacity()},
