@@ -28,9 +28,9 @@ constexpr std::uint64_t kMaxLength = std::numeric_limits<std::uint32_t>::max();
 // nbdkit before 1.42.4 aborts on some questions of nearly 4 GiB
 // (CVE-2025-47711): ask for less.
 constexpr std::uint64_t kMaxStatusLength = 1U << 30;
-constexpr std::size_t kZeroesBytes = 1U << 20;
-constexpr std::size_t kBounceBytes = 64U << 10;
-static_assert(kBounceBytes >= 2UL * kMaxBlockBytes);
+constexpr std::size_t kNbdZeroesBytes = 1U << 20;
+constexpr std::size_t kNbdBounceBytes = 64U << 10;
+static_assert(kNbdBounceBytes >= 2UL * kMaxBlockBytes);
 
 // A server that is back and not in use yet: one connection, no second try.
 class FreshChannel final : public NbdChannel {
@@ -60,9 +60,9 @@ class NbdBackend final : public Backend {
                 : kMaxPayload,
             info_.logical_block_bytes)),
         channel_(std::move(channel)),
-        bounce_(kBounceBytes) {
+        bounce_(kNbdBounceBytes) {
     if (!remote_.can_zero && !info_.read_only)
-      zeroes_ = AlignedBuffer(kZeroesBytes);
+      zeroes_ = AlignedBuffer(kNbdZeroesBytes);
   }
 
   const BackendInfo& info() const override { return info_; }
@@ -226,8 +226,8 @@ class NbdBackend final : public Backend {
     request.op = Op::read;
     request.offset = round_down(at, block);
     const std::uint64_t skip = at - request.offset;
-    const std::uint64_t most =
-        std::min<std::uint64_t>(round_down(kBounceBytes, block), max_payload_);
+    const std::uint64_t most = std::min<std::uint64_t>(
+        round_down(kNbdBounceBytes, block), max_payload_);
     request.length = round_up(skip + buffer.size(), block);
     // Too much for one bounce: up to the next boundary, the rest needs none.
     if (request.length > most) request.length = block;
@@ -241,7 +241,7 @@ class NbdBackend final : public Backend {
 
   Status write_zeroes(DeviceOffset offset, std::uint64_t length, bool fua) {
     while (length > 0) {
-      const std::uint64_t n = std::min<std::uint64_t>(length, kZeroesBytes);
+      const std::uint64_t n = std::min<std::uint64_t>(length, kNbdZeroesBytes);
       Status written = write_pieces(offset.value, zeroes_.first(n), fua, true);
       if (!written) return written;
       offset.value += n;

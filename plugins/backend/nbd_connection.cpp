@@ -23,7 +23,7 @@ using std::chrono::steady_clock;
 constexpr milliseconds kGoodbyeBound{2000};
 constexpr milliseconds kIdle{5000};
 // An answer to BLOCK_STATUS may be 64 MiB long; what is past this is not kept.
-constexpr std::size_t kMaxExtents = 65536;
+constexpr std::size_t kMaxAnswerExtents = 65536;
 
 }  // namespace
 
@@ -328,7 +328,7 @@ int NbdConnection::on_extents(void* user_data, const char* context,
   try {
     for (std::size_t i = 0; i + 1 < count; i += 2) {
       if (entries[i] == 0) continue;
-      if (request.extents.size() == kMaxExtents) break;
+      if (request.extents.size() == kMaxAnswerExtents) break;
       request.extents.push_back({entries[i],
                                  (entries[i + 1] & LIBNBD_STATE_HOLE) != 0,
                                  (entries[i + 1] & LIBNBD_STATE_ZERO) != 0});

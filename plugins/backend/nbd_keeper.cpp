@@ -31,7 +31,7 @@ constexpr milliseconds kGoodLife{1000};
 // Nobody waits for a flush in the background, and it may have much to do.
 constexpr std::chrono::minutes kBackgroundFlush{5};
 constexpr std::size_t kReplayWindow = 64;
-constexpr std::uint64_t kZeroesBytes = 1U << 20;
+constexpr std::uint64_t kReplayZeroesBytes = 1U << 20;
 
 // What a server that is back takes away of what it offered; empty if nothing.
 std::string less_than(const NbdExport& before, const NbdExport& now) {
@@ -69,7 +69,7 @@ std::string less_than(const NbdExport& before, const NbdExport& now) {
 Status NbdLink::start(bool journaled, std::uint32_t block) {
   journaled_ = journaled;
   block_ = block;
-  if (!remote_.can_zero) zeroes_.resize(kZeroesBytes);
+  if (!remote_.can_zero) zeroes_.resize(kReplayZeroesBytes);
   Connections first;
   {
     MutexLock lock(mu_);
@@ -311,7 +311,7 @@ bool NbdLink::replay(NbdConnections& set, std::uint64_t& bytes) {
       NbdJournal::Piece part = piece;
       for (std::uint64_t done = 0; done < piece.length; done += part.length) {
         part.offset = piece.offset + done;
-        part.length = std::min(kZeroesBytes, piece.length - done);
+        part.length = std::min(kReplayZeroesBytes, piece.length - done);
         send(part);
       }
     }
