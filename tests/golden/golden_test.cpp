@@ -3,50 +3,27 @@
 // M6, mistake 21). An image that is kept is never made again: a new format gets
 // a new file.
 //
-//   NBD_REMAP_MAKE_GOLDEN=FILE remap_golden_test
+//   NBD_REMAP_MAKE_GOLDEN=FOLDER remap_golden_test
 //
-// writes such an image as this build would make it, to be kept as
-// tests/golden/v1-small.img.xz after `xz -9e`. It refuses to overwrite.
+// writes such images as this build would make them, to be kept as
+// tests/golden/NAME.img.xz after `xz -9e`. It refuses to overwrite.
 #include <gtest/gtest.h>
 
-#include <cstdio>
 #include <cstdlib>
 #include <fstream>
 
-#include "tests/unit/spare_fixture.hpp"
+#include "plugins/remap/remap_grow.hpp"
+#include "tests/golden/golden_image.hpp"
 
 namespace nbd_remap {
 namespace {
 
-constexpr char kUuid[] = "6e62642d-7265-4d61-b001-676f6c64656e";
-
-BackendInfo golden_disk(const char* name, std::uint64_t bytes) {
-  BackendInfo info = fake_disk_info(name, bytes, 512, 4096);
-  info.name = name;
-  info.identity = std::string("golden ") + name;
-  return info;
-}
-BackendInfo golden_main() { return golden_disk("main", 1 << 30); }
-BackendInfo golden_spare() { return golden_disk("spare", kSmallSpareBytes); }
-constexpr std::uint64_t kLastBlock = (1 << 30) / 4096 - 1;
-
-// The map that is in the image.
-MapState golden_map() {
-  MapState map;
-  map.entries = {remapped(0, {1}),        pending(5, 0x7f),
-                 remapped(7, {2}, 0x01),  pending(100, 0),
-                 remapped(101, {4}, 0x0), remapped(5000, {5}, 0xf0)};
-  for (std::uint64_t i = 0; i < 70; ++i)
-    map.entries.push_back(remapped(10000 + i * 3, {10 + i}));
-  map.entries.push_back(remapped(kLastBlock, {0}));
-  map.retired = {{3}, {6}};
-  return map;
-}
+using namespace golden;  // NOLINT: this file is about them
 
 // By way of everything that a log can hold: a map that changes, slots that
 // are retired, a block that is clean again, a checkpoint in the middle.
 void make(Backend& spare) {
-  const MemoryBackend main(golden_main());
+  const MemoryBackend main(main_disk());
   FormatRequest request;
   request.uuid = parse_uuid(kUuid);
   request.now_unix_seconds = 1'700'000'000;
@@ -76,12 +53,10 @@ void make(Backend& spare) {
   // Not closed: the image has a log.
 }
 
-TEST(Golden, what_this_build_makes_has_the_golden_map) {
-  MemoryBackend spare(golden_spare());
-  make(spare);
-  EXPECT_TRUE(same(map_on(spare), golden_map()));
-  const char* path = std::getenv("NBD_REMAP_MAKE_GOLDEN");
-  if (!path) return;
+void keep(Backend& spare, const std::string& name) {
+  const char* folder = std::getenv("NBD_REMAP_MAKE_GOLDEN");
+  if (!folder) return;
+  const std::string path = std::string(folder) + "/" + name + ".img";
   ASSERT_FALSE(std::ifstream(path)) << path << " exists";
   const auto bytes = content_of(spare);
   std::ofstream(path, std::ios::binary)
@@ -89,27 +64,60 @@ TEST(Golden, what_this_build_makes_has_the_golden_map) {
              static_cast<std::streamsize>(bytes.size()));
 }
 
-std::vector<std::byte> unpacked(const std::string& path) {
-  std::vector<std::byte> all;
-  std::FILE* xz = ::popen(("xz -dc '" + path + "'").c_str(), "r");
-  if (!xz) return all;
-  std::vector<std::byte> some(1 << 16);
-  while (const std::size_t n = std::fread(some.data(), 1, some.size(), xz))
-    all.insert(all.end(), some.begin(), some.begin() + static_cast<long>(n));
-  EXPECT_EQ(::pclose(xz), 0);
-  return all;
+TEST(Golden, what_this_build_makes_has_the_golden_map) {
+  MemoryBackend spare(spare_disk());
+  make(spare);
+  EXPECT_TRUE(same(map_on(spare), small_map()));
+  keep(spare, "v1-small");
+}
+
+// That of v1-small, and two blocks in slots that were not there before: one
+// below the head copy, which lies among the slots now, and the last one.
+MapState grown_map(const Layout& layout) {
+  MapState map = small_map();
+  const auto at = map.entries.begin() + 4;
+  map.entries.insert(
+      at, {remapped(42, {layout.slot_end() - 1}), remapped(43, {120}, 0x3c)});
+  std::sort(map.entries.begin(), map.entries.end(),
+            [](const auto& a, const auto& b) { return a.block < b.block; });
+  return map;
+}
+
+TEST(Golden, what_this_build_makes_of_an_enlarged_spare_has_its_map) {
+  MemoryBackend before(spare_disk());
+  make(before);
+  MemoryBackend spare(spare_disk(kGrownSpareBytes));
+  ASSERT_TRUE(spare.write({0}, content_of(before), Durability::cached));
+  const auto grown = grow_spare(spare, no_log());
+  ASSERT_TRUE(grown) << grown.error().text();
+  const Layout& layout = grown->layout;
+  ASSERT_TRUE(layout.grown());
+  const MemoryBackend main(main_disk());
+  auto store = RemapStore::open(spare, binding_of(main), false, no_log());
+  ASSERT_TRUE(store) << store.error().text();
+  const MapState wanted = grown_map(layout);
+  std::vector<RemapEntry> added;
+  while (added.size() < 2) {
+    const auto slot = (*store)->take_slot();
+    ASSERT_TRUE(slot) << "slots 120 and the last one are free";
+    for (const RemapEntry& e : wanted.entries)
+      if (e.slot_or_none == slot->value) added.push_back(e);
+  }
+  for (const RemapEntry& e : added) ASSERT_TRUE((*store)->commit({e}));
+  ASSERT_TRUE((*store)->close());
+  EXPECT_TRUE(same(map_on(spare), wanted));
+  keep(spare, "v1-grown");
 }
 
 TEST(Golden, version_1_is_read_to_the_last_entry) {
-  const auto image = unpacked(GOLDEN_DIR "/v1-small.img.xz");
-  ASSERT_EQ(image.size(), kSmallSpareBytes);
-  MemoryBackend spare(golden_spare());
-  ASSERT_TRUE(spare.write({0}, image, Durability::cached));
+  const auto kept_disk = disk_of(unpacked("v1-small"));
+  MemoryBackend& spare = *kept_disk;
+  ASSERT_EQ(spare.info().size_bytes, kSmallSpareBytes);
   const auto survey = survey_metadata(spare);
   ASSERT_TRUE(survey) << survey.error().text();
   ASSERT_TRUE(survey->best) << survey->refusal;
   EXPECT_TRUE(survey->copies_agree());
-  EXPECT_TRUE(same(survey->chosen().state, golden_map()));
+  EXPECT_TRUE(same(survey->chosen().state, small_map()));
   const Superblock& sb = survey->superblock;
   EXPECT_EQ(uuid_text(sb.uuid), kUuid);
   EXPECT_EQ(sb.main_bytes, 1U << 30);
@@ -122,13 +130,39 @@ TEST(Golden, version_1_is_read_to_the_last_entry) {
   EXPECT_FALSE(survey->chosen().closed);
 
   // And it can be used: opened, changed, closed, with all it had.
-  const MemoryBackend main(golden_main());
+  const MemoryBackend main(main_disk());
   auto store = RemapStore::open(spare, binding_of(main), false, no_log());
   ASSERT_TRUE(store) << store.error().text();
-  EXPECT_EQ((*store)->table().snapshot(), golden_map().entries);
+  EXPECT_EQ((*store)->table().snapshot(), small_map().entries);
   ASSERT_TRUE((*store)->commit({remapped(1, *(*store)->take_slot())}));
   ASSERT_TRUE((*store)->close());
-  EXPECT_EQ(map_on(spare).entries.size(), golden_map().entries.size() + 1);
+  EXPECT_EQ(map_on(spare).entries.size(), small_map().entries.size() + 1);
+}
+
+TEST(Golden, an_enlarged_version_1_is_read_to_the_last_entry) {
+  const auto spare = disk_of(unpacked("v1-grown"));
+  ASSERT_EQ(spare->info().size_bytes, kGrownSpareBytes);
+  const auto survey = survey_metadata(*spare);
+  ASSERT_TRUE(survey) << survey.error().text();
+  ASSERT_TRUE(survey->best) << survey->refusal;
+  EXPECT_TRUE(survey->copies_agree());
+  const Superblock& sb = survey->superblock;
+  EXPECT_EQ(sb.features.incompatible, kFeatureGrown);
+  EXPECT_EQ(sb.growing_to_bytes, 0U);
+  EXPECT_EQ(uuid_text(sb.uuid), kUuid);
+  EXPECT_EQ(sb.layout, *grow_layout(*compute_layout(kSmallSpareBytes, 4096),
+                                    kGrownSpareBytes));
+  EXPECT_TRUE(same(survey->chosen().state, grown_map(sb.layout)));
+  EXPECT_TRUE(survey->chosen().closed);
+
+  const MemoryBackend main(main_disk());
+  auto store = RemapStore::open(*spare, binding_of(main), false, no_log());
+  ASSERT_TRUE(store) << store.error().text();
+  EXPECT_EQ((*store)->table().snapshot(), grown_map(sb.layout).entries);
+  ASSERT_TRUE((*store)->commit({remapped(1, *(*store)->take_slot())}));
+  ASSERT_TRUE((*store)->close());
+  EXPECT_EQ(map_on(*spare).entries.size(),
+            grown_map(sb.layout).entries.size() + 1);
 }
 
 }  // namespace

@@ -18,6 +18,7 @@ add_unit_test(state_area_test SOURCES state_area_test.cpp DEPS remap fakes)
 add_unit_test(remap_resume_test SOURCES remap_resume_test.cpp DEPS remap fakes)
 add_unit_test(remap_load_test SOURCES remap_load_test.cpp DEPS remap fakes)
 add_unit_test(remap_golden_test
-  SOURCES ../golden/golden_test.cpp DEPS remap fakes)
+  SOURCES ../golden/golden_test.cpp ../golden/golden_features_test.cpp
+  DEPS remap fakes)
 target_compile_definitions(remap_golden_test PRIVATE
   GOLDEN_DIR="${PROJECT_SOURCE_DIR}/tests/golden")
