@@ -9,7 +9,7 @@
 
 namespace nbd_remap {
 namespace {
-constexpr unsigned kProbes = 8;
+constexpr std::uint64_t kProbes = 8;
 }  // namespace
 
 Healer::Healer(Disk& main, Disk& spare, RemapStore& store, Breaker& breaker,
@@ -91,9 +91,9 @@ Status Healer::main_failed(BlockNo block) {
   const std::uint64_t bytes = main_.size();
   const std::uint64_t logical = main_.info().logical_block_bytes;
   AlignedBuffer sector(logical);
-  for (unsigned i = 0; i < kProbes; ++i) {
+  for (std::uint64_t i = 0; i < kProbes; ++i) {
     const std::uint64_t at =
-        round_down(bytes / (2 * kProbes) * (2 * std::uint64_t{i} + 1), logical);
+        round_down(bytes / (2 * kProbes) * (2 * i + 1), logical);
     if (main_.read(DeviceOffset{at}, sector.bytes())) {
       breaker_.answered();
       return {};
