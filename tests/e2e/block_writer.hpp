@@ -40,7 +40,7 @@ inline std::string stamped(std::uint64_t block, std::uint64_t number) {
 }
 
 // One of `writers`, each with every writers-th block. Threads: work() in one;
-// done from any.
+// done and stop from any.
 class BlockWriter {
  public:
   BlockWriter(unsigned index, unsigned writers, std::uint64_t blocks,
@@ -50,10 +50,10 @@ class BlockWriter {
         writers_(writers),
         random_(seed * writers + index) {}
 
-  // Until the connection ends or a request fails.
+  // Until the connection ends, a request fails, or `stop`.
   void work(const Client& c) {
     std::vector<std::uint64_t> unflushed;
-    for (;;) {
+    while (!stop) {
       const std::uint64_t block =
           random_() % (history.size() / writers_) * writers_ + index_;
       BlockHistory& h = history[block];
@@ -74,6 +74,7 @@ class BlockWriter {
   }
   std::vector<BlockHistory> history;
   std::atomic<std::uint64_t> done{0};
+  std::atomic<bool> stop{false};
 
  private:
   const unsigned index_;
