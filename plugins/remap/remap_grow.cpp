@@ -130,7 +130,10 @@ Status RemapStore::alone(const std::function<Status()>& change) {
   try {
     status = change();
   } catch (const std::bad_alloc&) {
+    // It is unknown how far it came.
+    resumable_ = true;
     status = make_error(ENOMEM, "spare: grow");
+    remember(status.error());
   }
   if (!status && status.error().error_class == ErrorClass::transport) {
     resumable_ = covers_failed_;

@@ -265,8 +265,9 @@ Status RemapStore::write_record(const std::vector<Entry>& entries,
       return {};
     }
   } catch (const std::bad_alloc&) {
-    // The record may be durable and the table not know it: no more changes.
-    resumable_ = false;
+    // The record may be durable and the table not know all of it: no more
+    // changes before the map in memory is made to count. No flush has failed.
+    resumable_ = true;
     return make_error(ENOMEM, "spare: commit");
   }
   if (status.error().errnum == ESHUTDOWN) taken_over_ = true;
@@ -277,9 +278,15 @@ Status RemapStore::write_record(const std::vector<Entry>& entries,
   return status;
 }
 
-void RemapStore::remember(const Error& error) {
+// Whatever it is: that something failed is never forgotten.
+void RemapStore::remember(const Error& error) noexcept {
   MutexLock lock(mu_);
-  if (failed_.empty()) failed_ = error.text();
+  if (!failed_.empty()) return;
+  try {
+    failed_ = error.text();
+  } catch (const std::bad_alloc&) {
+    failed_ = "out of memory";  // so short that it needs none
+  }
 }
 
 std::uint64_t RemapStore::new_pending(const Commit& commit) const {
@@ -292,8 +299,9 @@ std::uint64_t RemapStore::new_pending(const Commit& commit) const {
   return n;
 }
 
+// In an order that leaves a map that is one, should memory run out half-way: a
+// slot is retired once no block has it.
 void RemapStore::apply(const Commit& commit) {
-  for (SlotNo slot : *commit.retire) pool_.retire(slot);
   auto retired = [&](SlotNo slot) {
     return std::find(commit.retire->begin(), commit.retire->end(), slot) !=
            commit.retire->end();
@@ -308,6 +316,7 @@ void RemapStore::apply(const Commit& commit) {
         !retired(old->slot()))
       pool_.free(old->slot());
   }
+  for (SlotNo slot : *commit.retire) pool_.retire(slot);
 }
 
 MapState RemapStore::state() const {

@@ -84,10 +84,11 @@ class RemapStore {
   Status commit(const std::vector<RemapEntry>& entries,
                 const std::vector<SlotNo>& retire = {});
 
-  // After commits failed because SPARE was lost: makes the map in memory count
-  // on SPARE too, so that commits go on. Every commit tries that itself, if
-  // SPARE covers failed flushes (BackendInfo); else only a restart helps.
-  // Blocks of commits that failed before are as if these had never been.
+  // After commits failed because SPARE was lost, or memory: makes the map in
+  // memory count on SPARE too, so that commits go on. Every commit tries that
+  // itself, if SPARE covers failed flushes (BackendInfo) or no flush has
+  // failed; else only a restart helps. Blocks of commits that failed before are
+  // as if these had never been, or, if it was memory, as they were to become.
   Status resume();
   // How often that succeeded.
   std::uint64_t resumes() const { return resumes_; }
@@ -125,7 +126,7 @@ class RemapStore {
                       const std::vector<Commit*>& group);
   std::uint64_t new_pending(const Commit& commit) const;
   void apply(const Commit& commit);
-  void remember(const Error& error);
+  void remember(const Error& error) noexcept;
   void publish_log() REQUIRES(mu_);
   MapState state() const;
   Status may_note() const;

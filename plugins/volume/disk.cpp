@@ -19,6 +19,15 @@ Result<std::uint64_t> Disk::grow() {
   return size;
 }
 
+template <class Call>
+Status Disk::answer(Call&& call) {
+  try {
+    return call();
+  } catch (const std::bad_alloc&) {
+    return make_error(ENOMEM, "disk");
+  }
+}
+
 Status Disk::note(Status status) {
   if (!status) ++errors_[static_cast<std::size_t>(status.error().error_class)];
   return status;
@@ -45,7 +54,8 @@ Status Disk::read(DeviceOffset offset, Bytes buffer) {
 Status Disk::write(DeviceOffset offset, ConstBytes data,
                    Durability durability) {
   if (durability == Durability::fua && in_doubt_) return refuse_in_doubt();
-  Status status = note_data(backend_->write(offset, data, durability));
+  Status status = note_data(
+      answer([&] { return backend_->write(offset, data, durability); }));
   if (durability == Durability::cached || !status) dirty_ = true;
   if (!status && durability == Durability::fua && cached_here())
     in_doubt_ = true;
@@ -55,7 +65,8 @@ Status Disk::write(DeviceOffset offset, ConstBytes data,
 Status Disk::zero(DeviceOffset offset, std::uint64_t length, ZeroMode mode,
                   Durability durability) {
   if (durability == Durability::fua && in_doubt_) return refuse_in_doubt();
-  Status status = backend_->zero(offset, length, mode, durability);
+  Status status =
+      answer([&] { return backend_->zero(offset, length, mode, durability); });
   if (mode == ZeroMode::fast_only && !status &&
       status.error().errnum == ENOTSUP)
     return status;  // an answer, not a failure: nothing was changed
@@ -96,15 +107,11 @@ Status Disk::flush() {
     flushing_ = true;
     ++rounds_begun_;
   }
-  Status status;
-  try {
-    if (in_doubt_)
-      status = refuse_in_doubt();
-    else if (dirty_.exchange(false))
-      status = note(backend_->flush());
-  } catch (const std::bad_alloc&) {
-    status = make_error(ENOMEM, "flush");  // others wait for this round
-  }
+  // Others wait for this round, however it ends.
+  Status status = answer([&]() -> Status {
+    if (in_doubt_) return refuse_in_doubt();
+    return dirty_.exchange(false) ? note(backend_->flush()) : Status();
+  });
   if (!status) {
     dirty_ = true;
     if (!info().flush_covers_failed) in_doubt_ = true;

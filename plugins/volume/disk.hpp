@@ -56,6 +56,10 @@ class Disk final : public Backend {
   std::uint64_t successes() const { return successes_; }
 
  private:
+  // What the disk answers; ENOMEM if even the words for an error found no
+  // memory: the disk may have failed, and that counts as if it had.
+  template <class Call>
+  static Status answer(Call&& call);
   Status note(Status status);
   Status note_data(Status status);
   Status refuse_in_doubt() const;

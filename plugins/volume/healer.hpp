@@ -90,6 +90,7 @@ class Healer {
     std::string_view why;  // for the history, with errnum
     int errnum = 0;
   };
+  class Taken;
   // What a request has to do yet, and what it did.
   struct Batch {
     std::vector<Item> items;

@@ -47,12 +47,15 @@ Status Healer::commit_place(const std::vector<RemapEntry>& entries,
   // A log that failed before writes nothing more: no doubt about this block.
   const std::uint64_t resumes = store_.resumes();
   const bool unwritten = !store_.status().failed.empty();
+  // Made before anything is written: a doubt needs no memory to be noted.
+  std::set<BlockNo> blocks;
+  for (const RemapEntry& e : entries) blocks.insert(e.block);
   Status status = store_.commit(entries, retire);
   if (status || unwritten) return status;
   MutexLock lock(doubt_mu_);
   if (doubted_after_ != resumes) doubtful_.clear();
   doubted_after_ = resumes;
-  for (const RemapEntry& e : entries) doubtful_.insert(e.block);
+  doubtful_.merge(blocks);
   doubts_ = true;
   return status;
 }

@@ -279,9 +279,21 @@ Status Healer::to_slot(Part& part, bool slot_failed, Batch& batch) {
 Status Healer::place(Batch& batch) {
   std::vector<Item>& items = batch.items;
   if (items.empty()) return {};
-  std::vector<SlotNo> retire;
-  Status status = fill_slots(batch, retire);
-  if (status) status = spare_.flush();
+  std::vector<SlotNo> retire;  // those that refused their content
+  std::vector<RemapEntry> entries;
+  std::vector<SlotNo> leave;  // and those that blocks of the batch leave
+  Status status;
+  try {
+    status = fill_slots(batch, retire);
+    if (status) status = spare_.flush();
+    leave = retire;
+    for (const Item& item : items) {
+      entries.push_back(item.entry);
+      if (item.bad_slot) leave.push_back(*item.bad_slot);
+    }
+  } catch (const std::bad_alloc&) {
+    status = make_error(ENOMEM, "spare: slot");
+  }
   if (!status) {
     for (const Item& item : items)
       if (item.entry.remapped()) store_.give_back(item.entry.slot());
@@ -292,17 +304,11 @@ Status Healer::place(Batch& batch) {
       log_(LogLevel::error, retired.error().text());
     return status;
   }
-  std::vector<RemapEntry> entries;
-  entries.reserve(items.size());
-  for (const Item& item : items) {
-    entries.push_back(item.entry);
-    if (item.bad_slot) retire.push_back(*item.bad_slot);
-  }
-  status = commit_place(entries, retire);
+  status = commit_place(entries, leave);
   if (!status) return status;
   batch.placed += items.size();
   stats_.healed_blocks += items.size();
-  stats_.slots_retired += retire.size();
+  stats_.slots_retired += leave.size();
   for (const Item& item : items) {
     RemapEntry left = item.entry;
     if (item.bad_slot) {
@@ -318,30 +324,49 @@ Status Healer::place(Batch& batch) {
   return {};
 }
 
+// A slot that is free again unless it was kept: nothing that fails on the way,
+// memory included, may cost SPARE a slot.
+class Healer::Taken {
+ public:
+  explicit Taken(RemapStore& store) : store_(store), slot_(store.take_slot()) {}
+  ~Taken() {
+    if (slot_) store_.give_back(*slot_);
+  }
+  Taken(const Taken&) = delete;
+  Taken& operator=(const Taken&) = delete;
+  explicit operator bool() const { return slot_.has_value(); }
+  SlotNo operator*() const { return *slot_; }
+  void keep() { slot_.reset(); }
+
+ private:
+  RemapStore& store_;
+  std::optional<SlotNo> slot_;
+};
+
 // A slot for each item, with its content. A slot that refuses it is failed.
 Status Healer::fill_slots(Batch& batch, std::vector<SlotNo>& failed) {
   for (Item& item : batch.items) {
     while (!item.entry.remapped()) {
-      const auto slot = store_.take_slot();
+      Taken slot(store_);
       if (!slot)
         return make_error(ErrorClass::full, EIO,
                           "spare: full, no slot is free");
       Status status = fill_slot(*slot, item.content.bytes(), batch.verified);
       if (status) {
-        item.entry.slot_or_none = slot->value;
+        item.entry.slot_or_none = (*slot).value;
+        slot.keep();
         break;
       }
-      if (status.error().error_class != ErrorClass::medium) {
-        store_.give_back(*slot);
-        return status;
-      }
+      if (status.error().error_class != ErrorClass::medium) return status;
       failed.push_back(*slot);
+      const SlotNo bad = *slot;
+      slot.keep();
       RemapEntry not_there = item.entry;
-      not_there.slot_or_none = slot->value;
+      not_there.slot_or_none = bad.value;
       tell(MapEvent::What::slot_retired, not_there, "a write to it failed",
            status.error().errnum);
       log_(LogLevel::warning, fmt::format("slot {} fails and is retired: {}",
-                                          slot->value, status.error().text()));
+                                          bad.value, status.error().text()));
       if (failed.size() >= kMaxBadSlots) return status;
     }
   }
