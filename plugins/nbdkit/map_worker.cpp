@@ -91,18 +91,22 @@ void MapWorker::run() {
       MutexLock lock(mu_);
       while (!ending_ && job_.done) changed_.wait(mu_);
       if (ending_) return;
-      job = job_;
-      work = work_;
+      // Nobody changes the job before it is done; a copy might find no memory.
+      job.id = job_.id;
+      job.offset = job_.offset;
+      job.length = job_.length;
+      work.swap(work_);
     }
     job.step.next = job.offset;
     try {
       work(job);
     } catch (const std::bad_alloc&) {
-      job.step.status = make_error(ENOMEM, "volume: map action");
+      job.step.status = make_error(ENOMEM, "map action");
     }
-    job.done = true;
     MutexLock lock(mu_);
-    job_ = std::move(job);
+    job_.step = std::move(job.step);
+    job_.grown_to = job.grown_to;
+    job_.done = true;
     changed_.notify_all();
   }
 }

@@ -125,7 +125,12 @@ int remap_block_size(void*, uint32_t* minimum, uint32_t* preferred,
 }
 
 const char* remap_export_description(void*) {
-  return nbdkit_strdup_intern(state->server->description().c_str());
+  const char* text = nullptr;
+  guard([&]() -> Status {
+    text = nbdkit_strdup_intern(state->server->description().c_str());
+    return {};
+  });
+  return text;
 }
 
 int remap_can_write(void*) { return volume().read_only() ? 0 : 1; }

@@ -74,13 +74,24 @@ class Server final : public HttpServer {
     pthread_setname_np(pthread_self(), "wire-http");
     for (;;) {
       try {
+        if (deaf_) wait_for_client();
         io_->run();
         return;
       } catch (const std::exception& e) {
-        // Out of memory: the connection that it happened to is gone.
-        sessions_.log(LogLevel::error,
-                      fmt::format("control socket {}: {}", path_, e.what()));
+        // Out of memory: the connection that it happened to is gone, or nobody
+        // waits for the next one yet.
+        complain(e);
+        if (deaf_) std::this_thread::sleep_for(kAcceptPause);
       }
+    }
+  }
+
+  void complain(const std::exception& reason) noexcept {
+    try {
+      sessions_.log(LogLevel::error,
+                    fmt::format("control socket {}: {}", path_, reason.what()));
+    } catch (const std::exception&) {
+      // There is no memory for the words, either.
     }
   }
 
@@ -90,12 +101,17 @@ class Server final : public HttpServer {
     acceptor_->async_wait(Protocol::acceptor::wait_read,
                           [this](beast::error_code ec) {
                             if (ec) return;
+                            deaf_ = true;
                             if (accept()) return wait_for_client();
                             pause_->expires_after(kAcceptPause);
                             pause_->async_wait([this](beast::error_code late) {
-                              if (!late) wait_for_client();
+                              if (late) return;
+                              deaf_ = true;
+                              wait_for_client();
                             });
+                            deaf_ = false;
                           });
+    deaf_ = false;
   }
 
   // False when there is something that only time can cure.
@@ -124,8 +140,7 @@ class Server final : public HttpServer {
             403, "Forbidden",
             "only root, the server's user and the socket's group may ask"));
     } catch (const std::exception& e) {
-      sessions_.log(LogLevel::error,
-                    fmt::format("control socket {}: {}", path_, e.what()));
+      complain(e);
     }
     return true;
   }
@@ -140,6 +155,9 @@ class Server final : public HttpServer {
       Executor>>
       pause_;
   bool starved_ = false;  // said so in the log
+  // Nothing is under way that would accept the next client. After the first
+  // wait_for_client() the thread's alone.
+  bool deaf_ = true;
   std::atomic<std::thread::id> own_thread_{};
   Mutex stop_mu_;
   std::thread thread_;
