@@ -65,6 +65,7 @@ FaultyBackend::Rule FaultyBackend::add_failing_call(OpSet ops, int errnum,
   RuleState state{.ops = ops, .errnum = errnum, .bad = {}};
   state.countdown = options.nth;
   state.sticky = options.sticky;
+  state.done = options.done;
   MutexLock lock(mu_);
   rules_.push_back(std::move(state));
   return rules_.size() - 1;
@@ -159,6 +160,21 @@ std::vector<std::uint64_t> FaultyBackend::torn_blocks(
   return blocks;
 }
 
+void FaultyBackend::do_it(const Operation& operation, const std::byte* data) {
+  const DeviceOffset at{operation.offset};
+  const auto durability = operation.fua ? Durability::fua : Durability::cached;
+  Status lost;
+  if (operation.op == FaultOp::write)
+    lost = inner_.write(at, {data, operation.length}, durability);
+  else if (operation.op == FaultOp::zero)
+    lost =
+        inner_.zero(at, operation.length, ZeroMode::keep_allocated, durability);
+  else if (operation.op == FaultOp::trim)
+    lost = inner_.trim(at, operation.length);
+  else if (operation.op == FaultOp::flush)
+    lost = inner_.flush();
+}
+
 Status FaultyBackend::begin(Operation operation, const std::byte* data) {
   std::function<void(const Operation&)> hook;
   {
@@ -169,12 +185,14 @@ Status FaultyBackend::begin(Operation operation, const std::byte* data) {
   const bool stores =
       operation.op == FaultOp::write || operation.op == FaultOp::zero;
   std::vector<std::uint64_t> torn;
+  bool done = false;
   {
     MutexLock lock(mu_);
     for (RuleState& rule : rules_) {
       if (!rule.strikes(operation)) continue;
       ++rule.fired;
       operation.injected = rule.errnum;
+      done = rule.done;
       break;
     }
     trace_.push_back(operation);
@@ -185,8 +203,9 @@ Status FaultyBackend::begin(Operation operation, const std::byte* data) {
           if (rule.heal_on_write) rule.mend(operation.offset, end);
       return {};
     }
-    if (stores) torn = torn_blocks(operation);
+    if (stores && !done) torn = torn_blocks(operation);
   }
+  if (done) do_it(operation, data);
   const std::uint64_t unit = info().logical_block_bytes;
   const std::vector<std::byte> zeroes(data ? 0 : unit);
   for (std::uint64_t at : torn) {

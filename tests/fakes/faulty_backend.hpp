@@ -58,6 +58,8 @@ class FaultyBackend final : public Backend {
   struct CallOptions {
     std::uint64_t nth = 1;  // the next call of these operations is 1
     bool sticky = false;    // and every one after it
+    // It is done all the same, as when the answer is lost or comes too late.
+    bool done = false;
   };
 
   // The inner disk outlives this one.
@@ -112,6 +114,7 @@ class FaultyBackend final : public Backend {
     bool by_range = false;
     bool heal_on_write = false;
     bool sticky = false;
+    bool done = false;
     bool removed = false;
     std::uint64_t times = kForEver;  // by range: how often it may still fail
     std::uint64_t countdown = 0;     // by call: 1 fails now
@@ -122,6 +125,8 @@ class FaultyBackend final : public Backend {
     bool strikes(const Operation& operation);
   };
 
+  // What fails and happens all the same; its answer is lost.
+  void do_it(const Operation& operation, const std::byte* data);
   // Hook, rules, trace. data: what a torn write would store; null for none.
   Status begin(Operation operation, const std::byte* data);
   // The blocks of a failing change that reach the disk all the same.

@@ -41,6 +41,7 @@ class SectorModel {
   static void fill(Tag tag, std::uint64_t offset, Bytes out);
 
   Time now() { return ++time_; }
+  Time time() const { return time_; }
   // Every begun write is ended.
   Time begin_write(std::uint64_t offset, std::uint64_t length, Tag tag);
   void end_write(Time begun, bool acked, bool durable);

@@ -26,7 +26,8 @@ struct Turn {
 
 SimDisk::SimDisk(const std::string& name, std::uint64_t size_bytes,
                  Power& power, std::uint64_t seed, bool second)
-    : power_(power),
+    : bytes_(size_bytes),
+      power_(power),
       second_(second),
       random_(seed),
       durable_(size_bytes),
@@ -41,6 +42,7 @@ SimDisk::SimDisk(const std::string& name, std::uint64_t size_bytes,
 
 SimDisk::SimDisk(const SimDisk& other, Power& power)
     : info_(other.info_),
+      bytes_(other.bytes_),
       power_(power),
       second_(other.second_),
       random_(other.random_),
@@ -52,6 +54,13 @@ SimDisk::SimDisk(const SimDisk& other, Power& power)
       bad_sectors_(other.bad_sectors_),
       trouble_(other.trouble_),
       fail_flush_(other.fail_flush_) {}
+
+void SimDisk::enlarge(std::uint64_t size_bytes) {
+  bytes_ = size_bytes;
+  durable_.enlarge(size_bytes);
+  current_.enlarge(size_bytes);
+  bad_.resize(size_bytes / kSectorBytes);
+}
 
 void SharedImage::read(std::uint64_t offset, Bytes out) const {
   while (!out.empty()) {
@@ -193,7 +202,8 @@ Status SimDisk::bad_medium(const char* operation, DeviceOffset offset,
 Status SimDisk::change(const char* operation, DeviceOffset offset,
                        std::uint64_t length, const std::byte* data,
                        Durability durability) {
-  if (Status s = check_change(info_, operation, offset, length); !s) return s;
+  if (Status s = check_change(info_, operation, offset, length, bytes_); !s)
+    return s;
   const Turn turn;
   bool cut = false;
   Status status = enter(operation, offset, length, &cut);
@@ -228,7 +238,7 @@ Status SimDisk::change(const char* operation, DeviceOffset offset,
 }
 
 Status SimDisk::read(DeviceOffset offset, Bytes buffer) {
-  if (Status s = check_range(info_, "read", offset, buffer.size()); !s)
+  if (Status s = check_range(info_, "read", offset, buffer.size(), bytes_); !s)
     return s;
   const Turn turn;
   bool cut = false;
@@ -266,7 +276,7 @@ Status SimDisk::trim(DeviceOffset offset, std::uint64_t length) {
 
 Result<std::vector<Extent>> SimDisk::extents(DeviceOffset offset,
                                              std::uint64_t length) {
-  if (Status s = check_range(info_, "extents", offset, length); !s)
+  if (Status s = check_range(info_, "extents", offset, length, bytes_); !s)
     return s.error();
   const Turn turn;
   bool cut = false;
@@ -290,7 +300,7 @@ Result<std::vector<Extent>> SimDisk::extents(DeviceOffset offset,
 }
 
 Status SimDisk::cache(DeviceOffset offset, std::uint64_t length) {
-  return check_range(info_, "cache", offset, length);
+  return check_range(info_, "cache", offset, length, bytes_);
 }
 
 Status SimDisk::flush() {

@@ -50,6 +50,9 @@ class SharedImage {
   explicit SharedImage(std::uint64_t size_bytes)
       : pages_((size_bytes + kPage - 1) / kPage) {}
   void read(std::uint64_t offset, Bytes out) const;
+  void enlarge(std::uint64_t size_bytes) {
+    pages_.resize((size_bytes + kPage - 1) / kPage);
+  }
   // One sector; null: zeroes.
   void put(std::uint64_t sector, const std::byte* content);
   const std::byte* at(std::uint64_t sector) const;
@@ -118,6 +121,10 @@ class SimDisk final : public Backend {
   // Of what is durable.
   std::uint64_t checksum() const { return durable_.checksum(); }
 
+  // What grow() will find, and info() after the next opened().
+  void enlarge(std::uint64_t size_bytes);
+  void opened() { info_.size_bytes = bytes_; }
+
   const BackendInfo& info() const override { return info_; }
   Status read(DeviceOffset offset, Bytes buffer) override;
   Status write(DeviceOffset offset, ConstBytes data,
@@ -129,6 +136,7 @@ class SimDisk final : public Backend {
                                       std::uint64_t length) override;
   Status cache(DeviceOffset offset, std::uint64_t length) override;
   Status flush() override;
+  Result<std::uint64_t> grow() override { return bytes_; }
 
  private:
   // Notes the call; ESHUTDOWN without power. cut: it is this call that met it.
@@ -147,6 +155,7 @@ class SimDisk final : public Backend {
   void store(std::uint64_t sector, const Version& version, bool durable);
 
   BackendInfo info_;
+  std::uint64_t bytes_;
   Power& power_;
   const bool second_;
   std::mt19937_64 random_;
