@@ -61,8 +61,8 @@ void FaultInjector::run_steps(FaultWorld& world, std::size_t end) const {
 }
 
 std::string FaultInjector::baseline() {
-  const Injection nothing{"nothing", [](FaultWorld&) {}, ~std::size_t{0},
-                          false};
+  const Injection nothing{"nothing", [](FaultWorld&) {}, ~std::size_t{0}, false,
+                          true};
   {
     FaultWorld world(fresh_);
     if (scenario_.running) world.start();
@@ -101,7 +101,7 @@ std::string FaultInjector::run(const Injection& injection, End end,
           kCallsFor * (main_calls_.size() + spare_calls_.size()) + kCallsMore)
         world.violate("it asks its disks without end");
     });
-  world.expect(&outcomes_);
+  world.expect(&outcomes_, !injection.medium);
   injection.arm(world);
   run_steps(world, injection.stop_before);
   const bool fired = world.fired() != 0 || world.dead();
@@ -127,6 +127,7 @@ void FaultInjector::each_error(const Each& each) const {
               "{}-{}-{}/{}/{}", on_spare ? "spare" : "main", n,
               kOpNames.at(static_cast<std::size_t>(calls[n - 1].op)), kind.name,
               sticky ? "sticky" : "once");
+          one.medium = kind.errnum == EIO;
           one.arm = [=](FaultWorld& world) {
             FaultyBackend& disk = on_spare ? world.spare : world.main;
             if (kind.torn) disk.tear_failed_writes(n);

@@ -58,6 +58,7 @@ class FaultInjector {
     std::function<void(FaultWorld&)> arm;
     std::size_t stop_before = ~std::size_t{0};  // step
     bool must_fire = true;
+    bool medium = false;
   };
   using Each = std::function<void(const Injection&, FaultWorld::End)>;
 

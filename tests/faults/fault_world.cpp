@@ -56,6 +56,15 @@ bool FaultWorld::up() {
   return false;
 }
 
+bool FaultWorld::has_bad_sectors(BlockNo block) const {
+  for (std::uint64_t s = block.value * 8; s < block.value * 8 + 8; ++s)
+    if (s * kSectorBytes < kBytes &&
+        main_disk.is_bad(
+            s, SimDisk::kReads | SimDisk::kReadsLater | SimDisk::kWrites))
+      return true;
+  return false;
+}
+
 // What a callback of nbdkit does: no exception goes further.
 Status FaultWorld::ask(const char* what, const std::function<Status()>& body,
                        std::uint64_t offset, std::uint64_t length) {
@@ -81,6 +90,15 @@ Status FaultWorld::ask(const char* what, const std::function<Status()>& body,
   if (std::string_view(what).substr(0, 4) == "grow") not_grown_ = !status;
   if (volume) {
     last_entries_ = entries();
+    for (const RemapEntry& e : last_entries_) {
+      outcomes_.known.insert(e.block);
+      if (only_medium_ && expected_ && expected_->known.count(e.block) == 0 &&
+          !has_bad_sectors(e.block))
+        violate(
+            fmt::format("block {} is remapped or pending, and no medium "
+                        "failed",
+                        e.block.value));
+    }
     retired_ = std::max(retired_, volume->status().store.slots.retired);
   }
   return status;

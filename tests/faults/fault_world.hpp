@@ -16,6 +16,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <set>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -82,9 +83,15 @@ class FaultWorld {
   // For the injector.
   struct Outcomes {
     std::vector<bool> ok;
+    std::set<BlockNo> known;  // to the map, at any time
   };
   const Outcomes& outcomes() const { return outcomes_; }
-  void expect(const Outcomes* outcomes) { expected_ = outcomes; }
+  // only_medium: what is going to fail is no medium, so the map comes to know
+  // no block without bad sectors but those of the run without faults (C10).
+  void expect(const Outcomes* outcomes, bool only_medium) {
+    expected_ = outcomes;
+    only_medium_ = only_medium;
+  }
   bool dead() const { return power.off; }
   // Of all kinds: errors of a disk, and allocations.
   std::uint64_t fired() const;
@@ -118,6 +125,7 @@ class FaultWorld {
                        const std::vector<RemapEntry>& entries);
   std::vector<RemapEntry> entries() const;
   bool up();
+  bool has_bad_sectors(BlockNo block) const;
   void change(const char* what, std::uint64_t offset, std::uint64_t length,
               SectorModel::Tag tag, bool durable, bool has_content,
               const std::function<Status()>& body);
@@ -142,6 +150,7 @@ class FaultWorld {
   std::shared_ptr<struct SavedMap> saved_;
   Outcomes outcomes_;
   const Outcomes* expected_ = nullptr;
+  bool only_medium_ = false;
   std::string violation_;
 };
 
