@@ -62,11 +62,12 @@ const json* member(const json& object, const char* key,
 
 Result<json> ControlClient::ask(const std::string& method,
                                 const std::string& target,
-                                const std::string& what) const {
+                                const std::string& what,
+                                const std::string& body) const {
   HttpClientOptions options;
   options.timeout = timeout_;
   options.max_body_bytes = kMaxAnswerBytes;
-  const auto response = http_request(socket_, method, target, "", options);
+  const auto response = http_request(socket_, method, target, body, options);
   if (!response) return no_answer(socket_, response.error());
   if (response->status < 200 || response->status > 299)
     return problem_error(what, response->status, response->body);
@@ -240,6 +241,16 @@ Result<json> ControlClient::run_job(const std::string& name,
 
 Result<json> ControlClient::stop(const std::string& name) const {
   return ask("POST", volume_path(name) + "/stop", "volume " + name);
+}
+
+Result<json> ControlClient::note_smart(const std::string& name,
+                                       const json& counts) const {
+  return ask("POST", volume_path(name) + "/smart", "volume " + name,
+             counts.dump());
+}
+
+Result<json> ControlClient::acknowledge(const std::string& name) const {
+  return ask("POST", volume_path(name) + "/acknowledge", "volume " + name);
 }
 
 }  // namespace nbd_remap

@@ -54,6 +54,11 @@ class ControlClient {
                                  std::uint64_t seconds) const;
   Result<nlohmann::json> resume(const std::string& name) const;
   Result<nlohmann::json> stop(const std::string& name) const;
+  // What a disk says of itself, for the volume's health.
+  Result<nlohmann::json> note_smart(const std::string& name,
+                                    const nlohmann::json& counts) const;
+  // From here on only what is worse than now is an alert.
+  Result<nlohmann::json> acknowledge(const std::string& name) const;
 
  private:
   Result<nlohmann::json> page(const std::string& name, std::uint64_t block,
@@ -65,8 +70,8 @@ class ControlClient {
   // What a job says went wrong is an error.
   Result<nlohmann::json> no_error(Result<nlohmann::json> answer) const;
   Result<nlohmann::json> ask(const std::string& method,
-                             const std::string& target,
-                             const std::string& what) const;
+                             const std::string& target, const std::string& what,
+                             const std::string& body = "") const;
 
   const std::string socket_;
   const std::chrono::milliseconds timeout_;

@@ -21,6 +21,8 @@
 #include "server/ctl_client.hpp"
 #include "server/ctl_map_words.hpp"
 #include "server/ctl_render.hpp"
+#include "server/ctl_render_health.hpp"
+#include "server/ctl_seed_words.hpp"
 #include "server/ctl_spare.hpp"
 
 namespace nbd_remap {
@@ -85,6 +87,9 @@ class Ctl {
     volume_ = add_noun("volume", "What a server serves");
     volume_->add_subcommand("list", "All volumes on the socket");
     add_name(volume_->add_subcommand("show", "All about one volume"));
+    acknowledge_ = volume_->add_subcommand(
+        "acknowledge", "Be told of what is worse than now only");
+    add_name(acknowledge_);
     add_name(volume_->add_subcommand("stop", "Stop its server in order"));
     grow_ = volume_->add_subcommand("grow",
                                     "Use what was added to MAIN, or to SPARE");
@@ -109,6 +114,7 @@ class Ctl {
     show->add_option("--limit", limit_, "At most so many blocks (default 1000)")
         ->check(CLI::Range(std::uint64_t{1}, kMaxLimit));
     map_words_.add_to(*map_);
+    seed_words_.add_to(*add_noun("scan", "Look for what is going bad"));
     // Never parsed: run() hands it over.
     app_.add_subcommand("spare", "Format, check, mend or save a SPARE offline");
   }
@@ -123,7 +129,7 @@ class Ctl {
     if (noun < words_.size() && !is_noun(words_[noun]))
       return usage(
           fmt::format("there is no command \"{}\"; expected health, "
-                      "volume, map or spare",
+                      "volume, map, scan or spare",
                       words_[noun]));
     for (const std::string& word : words_)
       if (lacks_value(word)) return usage(word + " lacks its value");
@@ -240,7 +246,7 @@ class Ctl {
       const auto health = client.health();
       if (!health) return health.error();
       return print(*health, render_health(*health),
-                   is_healthy(*health) ? ExitStatus::fine : ExitStatus::failed);
+                   is_quiet(*health) ? ExitStatus::fine : ExitStatus::failed);
     }
     if (volume_->got_subcommand("list")) {
       const auto volumes = client.volumes();
@@ -250,6 +256,12 @@ class Ctl {
     if (map_words_.parsed()) {
       const bool shown = !json_ && ::isatty(STDERR_FILENO) == 1;
       const auto answer = map_words_.run(client, ProgressLine(shown));
+      if (!answer) return answer.error();
+      return print(answer->json, answer->text, answer->status);
+    }
+    if (seed_words_.parsed()) {
+      const bool shown = !json_ && ::isatty(STDERR_FILENO) == 1;
+      const auto answer = seed_words_.run(client, ProgressLine(shown));
       if (!answer) return answer.error();
       return print(answer->json, answer->text, answer->status);
     }
@@ -281,6 +293,11 @@ class Ctl {
       if (!resumed) return resumed.error();
       return print(*resumed, render_resume(*name));
     }
+    if (acknowledge_->parsed()) {
+      const auto known = client.acknowledge(*name);
+      if (!known) return known.error();
+      return print(*known, render_acknowledge(*name, *known));
+    }
     if (volume_->got_subcommand("stop")) {
       const auto stopping = client.stop(*name);
       if (!stopping) return stopping.error();
@@ -296,8 +313,10 @@ class Ctl {
   CLI::App* volume_ = nullptr;
   CLI::App* grow_ = nullptr;
   CLI::App* quiesce_ = nullptr;
+  CLI::App* acknowledge_ = nullptr;
   CLI::App* map_ = nullptr;
   MapWords map_words_;
+  SeedWords seed_words_;
   bool json_ = false;
   std::string socket_;
   int timeout_s_ = 5;

@@ -9,6 +9,7 @@
 
 #include "plugins/base/tool_text.hpp"
 #include "server/answer_fields.hpp"
+#include "server/ctl_render_health.hpp"
 
 namespace nbd_remap {
 namespace {
@@ -118,6 +119,7 @@ std::string volume_text(const json& v) {
   const json& healed = field(v, "healed");
   std::string out = fmt::format("{}: {}\n{}", text(v, "name"), text(v, "state"),
                                 reasons(v, "  "));
+  if (v.contains("health")) out += health_text(v["health"]);
   out += line("Size", fmt::format("{}, in blocks of {} bytes{}",
                                   human_bytes(number(v, "size")),
                                   number(v, "block_size"),
@@ -190,8 +192,8 @@ Result<std::string> render_health(const json& health) {
   return render([&] {
     std::string out = text(health, "state") + "\n";
     for (const json& v : list(health, "volumes"))
-      out += fmt::format("  {}: {}\n{}", text(v, "name"), text(v, "state"),
-                         reasons(v, "    "));
+      out += fmt::format("  {}: {}\n{}{}", text(v, "name"), text(v, "state"),
+                         health_lines(v, "    "), reasons(v, "    "));
     return out;
   });
 }
@@ -267,9 +269,12 @@ std::string render_resume(const std::string& name) {
   return fmt::format("{}: requests go on\n", printable(name));
 }
 
-bool is_healthy(const json& health) {
+bool is_quiet(const json& health) {
   const auto state = health.find("state");
-  return state != health.end() && *state == "healthy";
+  const auto alert = health.find("alert");
+  if (state == health.end()) return false;
+  return *state == "healthy" ||
+         (*state == "degraded" && alert != health.end() && *alert == false);
 }
 
 Error problem_error(const std::string& what, int status,

@@ -29,8 +29,8 @@ std::string render_resume(const std::string& name);
 Result<std::string> render_stop(const std::string& name,
                                 const nlohmann::json& answer);
 
-// Only "healthy" is.
-bool is_healthy(const nlohmann::json& health);
+// If its owner need not hear of it: "healthy", or degraded and acknowledged.
+bool is_quiet(const nlohmann::json& health);
 
 // The error of an answer that is none of 2xx. The body may be a problem detail
 // (RFC 9457) or rubbish.

@@ -9,7 +9,7 @@
 
 #include "plugins/base/build_id.hpp"
 #include "plugins/nbdkit/answers.hpp"
-#include "plugins/volume/health.hpp"
+#include "plugins/nbdkit/health_endpoint.hpp"
 
 namespace nbd_remap {
 namespace {
@@ -35,9 +35,11 @@ json link_json(const DiskStatus& disk) {
 
 }  // namespace
 
-StatusEndpoint::StatusEndpoint(const Volume& volume, std::string name,
-                               const Clock& clock, std::function<void()> stop)
+StatusEndpoint::StatusEndpoint(const Volume& volume, const HealthKeeper& health,
+                               std::string name, const Clock& clock,
+                               std::function<void()> stop)
     : volume_(volume),
+      health_(health),
       name_(std::move(name)),
       clock_(clock),
       started_(clock.now()),
@@ -67,13 +69,18 @@ HttpResponse StatusEndpoint::answer(const HttpRequest& request) const {
 }
 
 HttpResponse StatusEndpoint::health() const {
-  const Health health = assess_health(volume_.status());
-  const std::string state(health_state_name(health.state));
-  return reply(
-      {{"schema", kSchema},
-       {"state", state},
-       {"volumes",
-        {{{"name", name_}, {"state", state}, {"reasons", health.reasons}}}}});
+  const HealthReport report = health_.report();
+  const std::string state(health_state_name(report.health.state));
+  return reply({{"schema", kSchema},
+                {"state", state},
+                {"alert", report.alert},
+                {"volumes",
+                 {{{"name", name_},
+                   {"state", state},
+                   {"alert", report.alert},
+                   {"score", report.score},
+                   {"sentence", report.sentence},
+                   {"reasons", reason_texts(report.health)}}}}});
 }
 
 HttpResponse StatusEndpoint::volumes() const {
@@ -81,13 +88,13 @@ HttpResponse StatusEndpoint::volumes() const {
   return reply({{"schema", kSchema},
                 {"volumes",
                  {{{"name", name_},
-                   {"state", health_state_name(assess_health(status).state)},
+                   {"state", health_state_name(health_.report().health.state)},
                    {"size", status.size}}}}});
 }
 
 HttpResponse StatusEndpoint::volume() const {
   const VolumeStatus s = volume_.status();
-  const Health health = assess_health(s);
+  const HealthReport report = health_.report();
   const Stats& stats = volume_.stats();
   const auto requests = [&](Op op) {
     return stats.requests[static_cast<std::size_t>(op)].load();
@@ -115,8 +122,8 @@ HttpResponse StatusEndpoint::volume() const {
   return reply(
       {{"schema", kSchema},
        {"name", name_},
-       {"state", health_state_name(health.state)},
-       {"reasons", health.reasons},
+       {"state", health_state_name(report.health.state)},
+       {"reasons", reason_texts(report.health)},
        {"size", s.size},
        {"block_size", volume_.block_bytes()},
        {"read_only", s.read_only},
@@ -160,6 +167,7 @@ HttpResponse StatusEndpoint::volume() const {
          {"retried_reads", stats.retried_reads.load()}}},
        {"lock_timeouts", stats.lock_timeouts.load()},
        {"in_flight", s.in_flight},
+       {"health", health_json(report, health_.memory())},
        {"breaker", s.breaker_open ? "open" : "closed"}});
 }
 

@@ -9,6 +9,7 @@
 #include <string>
 
 #include "plugins/base/clock.hpp"
+#include "plugins/health/health_keeper.hpp"
 #include "plugins/volume/volume.hpp"
 #include "plugins/wire/http_server.hpp"
 
@@ -17,7 +18,8 @@ namespace nbd_remap {
 class StatusEndpoint {
  public:
   // stop: asks the server to stop; returns at once.
-  StatusEndpoint(const Volume& volume, std::string name, const Clock& clock,
+  StatusEndpoint(const Volume& volume, const HealthKeeper& health,
+                 std::string name, const Clock& clock,
                  std::function<void()> stop);
 
   HttpResponse answer(const HttpRequest& request) const;
@@ -29,6 +31,7 @@ class StatusEndpoint {
   HttpResponse remaps(const HttpRequest& request) const;
 
   const Volume& volume_;
+  const HealthKeeper& health_;
   const std::string name_;
   const Clock& clock_;
   const std::chrono::steady_clock::time_point started_;

@@ -138,6 +138,19 @@ void warn_if_cached(const Backend& disk, const char* role, const LogSink& log) {
                   role, disk.info().name));
 }
 
+// Where the store's SPARE has room for it. Reads and writes while the store is.
+HealthStore health_store(RemapStore& store) {
+  HealthStore out;
+  StateArea* area = store.state_area();
+  if (area == nullptr) return out;
+  out.max_bytes = max_state_bytes(StateKind::health);
+  out.read = [area] { return area->read(StateKind::health); };
+  out.write = [area](ConstBytes bytes) {
+    return area->write(StateKind::health, bytes);
+  };
+  return out;
+}
+
 std::string name_of(const std::string& disk) {
   std::string path = disk;
   if (is_nbd_uri(disk)) path = disk.substr(0, disk.find('?'));
@@ -207,21 +220,30 @@ Result<std::unique_ptr<VolumeServer>> VolumeServer::start(const Parameters& p,
         LogLevel::error,
         "SPARE is missing, every read will fail: " + disks->missing_spare);
   }
+  HealthStore past =
+      store && !disks->read_only ? health_store(*store) : HealthStore();
   self->volume_ = std::make_unique<Volume>(
       std::move(main), std::move(spare), std::move(store), disks->read_only,
       disks->missing_spare, p.volume, self->clock_, self->host_.log);
 
+  self->health_ = std::make_unique<HealthKeeper>(
+      [volume = self->volume_.get()] { return volume->status(); },
+      std::move(past), self->clock_, self->host_.log);
   if (!p.control.empty()) {
     began = steady_clock::now();
     self->endpoint_ = std::make_unique<StatusEndpoint>(
-        *self->volume_, name_of(p.main), self->clock_, self->host_.shutdown);
+        *self->volume_, *self->health_, name_of(p.main), self->clock_,
+        self->host_.shutdown);
+    self->health_endpoint_ =
+        std::make_unique<HealthEndpoint>(*self->health_, name_of(p.main));
     self->map_endpoint_ = std::make_unique<MapEndpoint>(
         *self->volume_, name_of(p.main), self->clock_);
     auto control = HttpServer::start(
         p.control,
-        [endpoint = self->endpoint_.get(),
-         map = self->map_endpoint_.get()](const HttpRequest& request) {
+        [endpoint = self->endpoint_.get(), map = self->map_endpoint_.get(),
+         health = self->health_endpoint_.get()](const HttpRequest& request) {
           auto answer = map->answer(request);
+          if (!answer) answer = health->answer(request);
           return answer ? std::move(*answer) : endpoint->answer(request);
         },
         self->host_.log);
@@ -230,6 +252,7 @@ Result<std::unique_ptr<VolumeServer>> VolumeServer::start(const Parameters& p,
     self->control_path_ = p.control;
     self->step("start: control socket opened", began);
   }
+  self->health_->start();
   self->waiter_ = std::thread([s = self.get()] { s->wait_and_close(); });
   return self;
 }
@@ -297,6 +320,7 @@ void VolumeServer::stop() {
       give_up("a disk hangs");
   });
   auto began = steady_clock::now();
+  if (health_) health_->stop();
   if (drained_) {
     if (Status status = volume_->close(); status)
       step("stop: checkpoint written, marked clean", began);
@@ -308,7 +332,9 @@ void VolumeServer::stop() {
   owner_->forget_spare();
   control_.reset();
   map_endpoint_.reset();  // its worker has ended, as its requests have
+  health_endpoint_.reset();
   endpoint_.reset();
+  health_.reset();
   volume_.reset();
   closed.set_value();
   watchdog.join();

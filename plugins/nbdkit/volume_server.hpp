@@ -23,7 +23,9 @@
 
 #include "plugins/base/clock.hpp"
 #include "plugins/base/log.hpp"
+#include "plugins/health/health_keeper.hpp"
 #include "plugins/nbdkit/client_sockets.hpp"
+#include "plugins/nbdkit/health_endpoint.hpp"
 #include "plugins/nbdkit/map_endpoint.hpp"
 #include "plugins/nbdkit/owner_check.hpp"
 #include "plugins/nbdkit/parameters.hpp"
@@ -73,7 +75,9 @@ class VolumeServer {
   const std::shared_ptr<OwnerCheck> owner_ =
       std::make_shared<OwnerCheck>(host_.shutdown);
   std::unique_ptr<Volume> volume_;
+  std::unique_ptr<HealthKeeper> health_;
   std::unique_ptr<StatusEndpoint> endpoint_;
+  std::unique_ptr<HealthEndpoint> health_endpoint_;
   std::unique_ptr<MapEndpoint> map_endpoint_;
   std::unique_ptr<HttpServer> control_;
   std::atomic<bool> ending_{false};  // stop() has begun

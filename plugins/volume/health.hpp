@@ -2,6 +2,7 @@
 // SPDX-License-Identifier: BSD-3-Clause
 // Health: one word for a volume, and the reasons in plain words. Pure.
 
+#include <cstdint>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -17,12 +18,21 @@ enum class HealthState {
   stopping,
 };
 
+struct HealthReason {
+  // What it is about, for programs: "pending", "spare-full".
+  std::string_view code;
+  // How much of it: more is worse. 1 if there is nothing to count.
+  std::uint64_t count = 1;
+  std::string text;
+};
+
 struct Health {
   HealthState state = HealthState::healthy;
-  std::vector<std::string> reasons;
+  std::vector<HealthReason> reasons;
 };
 
 std::string_view health_state_name(HealthState state);
+std::vector<std::string> reason_texts(const Health& health);
 Health assess_health(const VolumeStatus& status);
 
 }  // namespace nbd_remap

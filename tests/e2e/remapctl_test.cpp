@@ -164,7 +164,7 @@ TEST_F(RemapctlTest, the_man_page_has_the_options_that_the_program_has) {
         Words{"map", "explain", "--help"}, Words{"map", "retest", "--help"},
         Words{"map", "clear", "--help"}, Words{"map", "export", "--help"},
         Words{"map", "import", "--help"}, Words{"volume", "grow", "--help"},
-        Words{"volume", "quiesce", "--help"},
+        Words{"volume", "quiesce", "--help"}, Words{"scan", "seed", "--help"},
         Words{"spare", "format", "--help"}, Words{"spare", "check", "--help"},
         Words{"spare", "dump", "--help"}, Words{"spare", "repair", "--help"},
         Words{"spare", "restore", "--help"}, Words{"spare", "scan", "--help"},

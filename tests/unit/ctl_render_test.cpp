@@ -10,6 +10,9 @@
 
 #include "server/ctl_spare.hpp"
 
+#include "server/answer_fields.hpp"
+#include "server/ctl_render_health.hpp"
+
 namespace nbd_remap {
 namespace {
 
@@ -233,12 +236,55 @@ TEST(CtlRender, lists_and_health) {
             "failed\n  a: failed\n    one\n    two\n");
 }
 
-TEST(CtlRender, only_healthy_is_healthy) {
+TEST(CtlRender, only_what_is_healthy_or_acknowledged_is_quiet) {
   for (const char* state : {"degraded", "failed", "stopping", "", "Healthy"})
-    EXPECT_FALSE(is_healthy({{"state", state}})) << state;
-  EXPECT_FALSE(is_healthy(json::object()));
-  EXPECT_FALSE(is_healthy({{"state", true}}));
-  EXPECT_TRUE(is_healthy({{"state", "healthy"}}));
+    EXPECT_FALSE(is_quiet({{"state", state}})) << state;
+  EXPECT_FALSE(is_quiet(json::object()));
+  EXPECT_FALSE(is_quiet({{"state", true}}));
+  EXPECT_TRUE(is_quiet({{"state", "healthy"}}));
+  EXPECT_FALSE(is_quiet({{"state", "degraded"}, {"alert", true}}));
+  EXPECT_TRUE(is_quiet({{"state", "degraded"}, {"alert", false}}));
+  EXPECT_FALSE(is_quiet({{"state", "degraded"}, {"alert", 0}}));
+  EXPECT_FALSE(is_quiet({{"state", "failed"}, {"alert", false}}));
+}
+
+json health_answer() {
+  return json::parse(R"({"score":70,"sentence":"Do \u001b it.","alert":true,
+    "parts":[{"name":"spare","weight":25,"lost":5,"why":"5 of 25 gone"}],
+    "forecast":{"text":"no forecast"},
+    "acknowledged":{"at":1795260530,"counts":{}}})");
+}
+
+TEST(CtlRender, health_is_told_with_its_parts) {
+  const auto text =
+      answer_fields::render([&] { return health_text(health_answer()); });
+  ASSERT_TRUE(text);
+  EXPECT_EQ(*text,
+            "Health    Do \\x1b it.\n"
+            "Score     70 of 100\n"
+            "          spare: 5 of 25 lost; 5 of 25 gone\n"
+            "Forecast  no forecast\n"
+            "          acknowledged on 2026-11-21; worse since\n");
+  for (const auto& [key, value] : health_answer().items()) {
+    json without = health_answer();
+    without.erase(key);
+    EXPECT_FALSE(answer_fields::render([&] { return health_text(without); }))
+        << key;
+    json odd = health_answer();
+    odd[key] = json::array({json::array({-1})});
+    EXPECT_FALSE(answer_fields::render([&] { return health_text(odd); }))
+        << key;
+  }
+}
+
+TEST(CtlRender, an_acknowledgement_says_where_it_is_kept) {
+  const auto words = [](const char* saved) {
+    return *render_acknowledge("v", {{"sentence", "S."}, {"saved", saved}});
+  };
+  EXPECT_EQ(words("yes"), "v: S.\n");
+  EXPECT_NE(words("nowhere").find("until the server stops"), std::string::npos);
+  EXPECT_NE(words("not-yet").find("not noted"), std::string::npos);
+  EXPECT_FALSE(render_acknowledge("v", json::object()));
 }
 
 TEST(CtlRender, what_is_no_answer_is_an_error) {

@@ -1,0 +1,209 @@
+// SPDX-License-Identifier: BSD-3-Clause
+#include "server/ctl_seed.hpp"
+
+#include <fmt/format.h>
+
+#include <cerrno>
+#include <utility>
+
+#include "plugins/base/units.hpp"
+#include "server/answer_fields.hpp"
+#include "server/disk_place.hpp"
+#include "server/smart_report.hpp"
+#include "server/smart_run.hpp"
+
+namespace nbd_remap {
+namespace {
+
+using namespace answer_fields;  // NOLINT: this file is about them
+using nlohmann::json;
+
+constexpr std::size_t kRangesShown = 10;
+
+Error usage(const std::string& words) {
+  return make_error(ErrorClass::caller, EDESTADDRREQ, words);
+}
+
+struct Shape {
+  std::uint64_t size = 0;
+  std::uint64_t block = 0;
+  std::string main;
+  bool remote = false;
+};
+Result<Shape> shape_of(const ControlClient& client, const std::string& name) {
+  const auto volume = client.volume(name);
+  if (!volume) return volume.error();
+  return render([&] {
+    const json& main = field(*volume, "main");
+    Shape shape{number(*volume, "size"), number(*volume, "block_size"), "",
+                flag(main, "remote")};
+    if (!is_power_of_two(shape.block) || shape.block < kSectorBytes ||
+        shape.block > kMaxBlockBytes)
+      throw Misfit("\"block_size\" is no size");
+    (void)text(main, "name");
+    shape.main = main["name"].get<std::string>();
+    return shape;
+  });
+}
+
+constexpr const char* kSayOffset =
+    "; say where MAIN begins on the disk as --offset-of-partition=BYTES, 0 if "
+    "it is all of it";
+
+// Where MAIN begins on its disk, which must be the one that was asked.
+Result<std::uint64_t> partition_start(const SeedRequest& what,
+                                      const Shape& shape) {
+  if (what.partition != "auto") {
+    const auto bytes = parse_bytes(what.partition);
+    if (bytes && *bytes % kSectorBytes == 0) return *bytes;
+    return usage(
+        fmt::format("--offset-of-partition={}: expected auto, or a "
+                    "number of bytes in whole sectors of 512",
+                    what.partition));
+  }
+  if (shape.remote)
+    return usage(fmt::format("MAIN is remote ({}){}", shape.main, kSayOffset));
+  auto main = place_on_disk(shape.main, what.sysfs);
+  if (!main)
+    return usage(fmt::format("MAIN {}{}", main.error().place, kSayOffset));
+  if (what.device.empty()) return main->start_bytes;
+  const auto asked = place_on_disk(what.device, what.sysfs);
+  // A controller (/dev/nvme0) is no block device: taken at its word.
+  if (asked && asked->disk != main->disk)
+    return usage(fmt::format("--device={}: MAIN ({}) is not on this disk{}",
+                             what.device, shape.main, kSayOffset));
+  return main->start_bytes;
+}
+
+json ranges_json(const std::vector<ByteRange>& ranges) {
+  json out = json::array();
+  for (const ByteRange& r : ranges)
+    out.push_back({{"offset", r.offset}, {"length", r.length}});
+  return out;
+}
+
+struct Found {
+  std::uint64_t blocks = 0;
+  std::uint64_t pending = 0;
+  std::uint64_t readable = 0;  // were pending
+};
+
+// Reads each place, and says at once what was found there.
+Status check_all(const ControlClient& client, const std::string& name,
+                 const std::vector<ByteRange>& ranges, Found& found,
+                 const Progress& progress) {
+  std::size_t done = 0;
+  for (const ByteRange& range : ranges) {
+    const std::uint64_t end = range.offset + range.length;
+    for (std::uint64_t next = range.offset; next < end;) {
+      const auto step = client.step(name, "check", next, end - next);
+      if (!step) return step.error();
+      const auto went = render([&] {
+        const json& counts = field(*step, "counts");
+        found.blocks += number(counts, "looked_at");
+        found.pending += number(counts, "pending");
+        found.readable += number(counts, "readable");
+        const json& error = field(*step, "error");
+        const json& more = field(*step, "next");
+        const std::uint64_t to = more.is_null() ? end : number_of(more, "next");
+        if (!error.is_null())
+          return fmt::format("stopped at byte {}: {}", to,
+                             text_of(error, "error"));
+        if (to <= next || to > end) throw Misfit("\"next\" does not get on");
+        next = to;
+        return std::string();
+      });
+      if (!went) return went.error();
+      if (!went->empty())
+        return make_error(ErrorClass::caller, ECANCELED, *went);
+    }
+    progress(
+        fmt::format("{} of {} read", ++done, count_of(ranges.size(), "place")));
+  }
+  return {};
+}
+
+std::string places_text(const SmartReport& report, const SmartSeeds& seeds,
+                        bool dry_run) {
+  std::string out;
+  if (report.lbas.empty())
+    return report.pending.value_or(0) == 0
+               ? "It names no bad places.\n"
+               : "It does not say where they are; a whole scan finds them.\n";
+  out += fmt::format(
+      "It names {}, {} of them on the volume{}.\n",
+      count_of(report.lbas.size(), "sector"),
+      report.lbas.size() - seeds.outside,
+      report.more_lbas == 0
+          ? ""
+          : fmt::format(" ({} more are left out)", report.more_lbas));
+  if (!dry_run) return out;
+  for (std::size_t i = 0; i < seeds.ranges.size(); ++i) {
+    if (i == kRangesShown) {
+      out += fmt::format("  and {} more\n", seeds.ranges.size() - i);
+      break;
+    }
+    out += fmt::format("  would read {} bytes at {}\n", seeds.ranges[i].length,
+                       seeds.ranges[i].offset);
+  }
+  return out;
+}
+
+}  // namespace
+
+Result<MapAnswer> scan_seed(const ControlClient& client,
+                            const std::string& name, const SeedRequest& what,
+                            const Progress& progress) {
+  if (what.device.empty() == what.smart_json.empty())
+    return usage("expected one of --device=DISK and --smart-json=FILE");
+  const auto shape = shape_of(client, name);
+  if (!shape) return shape.error();
+  const auto first = partition_start(what, *shape);
+  if (!first) return first.error();
+  const auto said = what.device.empty() ? read_smart_file(what.smart_json)
+                                        : run_smartctl(what.device);
+  if (!said) return said.error();
+  const auto report =
+      parse_smart(*said, what.device.empty() ? what.smart_json : what.device);
+  if (!report) return report.error();
+  if (report->block_bytes == 0 && !report->lbas.empty())
+    return make_error(ErrorClass::caller, EINVAL,
+                      "smartctl names bad places, but not the size of the "
+                      "disk's blocks (logical_block_size)");
+  SmartSeeds seeds;
+  if (!report->lbas.empty())
+    seeds = place_seeds(*report, *first, shape->size, shape->block);
+
+  Found found;
+  if (!what.dry_run) {
+    if (const auto noted = client.note_smart(name, smart_counts_json(*report));
+        !noted)
+      return noted.error();
+    if (Status all = check_all(client, name, seeds.ranges, found, progress);
+        !all)
+      return all.error();
+  }
+  MapAnswer answer;
+  answer.json = {{"schema", 1},
+                 {"dry_run", what.dry_run},
+                 {"smart", smart_counts_json(*report)},
+                 {"partition_offset", *first},
+                 {"places", report->lbas.size()},
+                 {"outside", seeds.outside},
+                 {"left_out", report->more_lbas},
+                 {"seeds", ranges_json(seeds.ranges)}};
+  answer.text =
+      fmt::format("{}: {}\n{}", printable(report->model), smart_words(*report),
+                  places_text(*report, seeds, what.dry_run));
+  if (what.dry_run) return answer;
+  answer.json["found"] = {{"blocks", found.blocks},
+                          {"pending", found.pending},
+                          {"readable_again", found.readable}};
+  if (!seeds.ranges.empty())
+    answer.text += fmt::format("{} read: {} pending, {} readable again.\n",
+                               count_of(found.blocks, "block"), found.pending,
+                               found.readable);
+  return answer;
+}
+
+}  // namespace nbd_remap
