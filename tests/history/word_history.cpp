@@ -167,7 +167,7 @@ class Segments {
     const std::size_t words = initial.size();
     std::vector<char> cut(words + 1, 0);
     for (std::size_t w = 0; w < words; ++w)
-      cut[w] = w == 0 || initial[w] != initial[w - 1];
+      cut[w] = w == 0 || initial[w] != initial[w - 1] ? 1 : 0;
     for (const Operation& o : history) {
       cut[o.first] = cut[o.first + o.words] = 1;
       for (const Run& run : o.seen) cut[run.first] = 1;
