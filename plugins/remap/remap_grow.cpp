@@ -27,6 +27,10 @@ Result<Layout> grown_layout(const Layout& old, std::uint64_t spare_bytes,
         fmt::format("{}: has {} bytes and was formatted with {}: "
                     "enlarge it first; it cannot be made smaller",
                     name, spare_bytes, old.spare_bytes));
+  if (spare_bytes > kMaxSpareBytes)
+    return refusal(
+        fmt::format("{}: {} bytes are more than a SPARE can have, {}", name,
+                    spare_bytes, kMaxSpareBytes));
   if (const auto grown = grow_layout(old, spare_bytes)) return *grown;
   return refusal(
       fmt::format("{}: {} bytes more are too few, both copies of "

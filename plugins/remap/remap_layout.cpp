@@ -116,6 +116,7 @@ bool Layout::has_slot(SlotNo slot) const {
 
 std::optional<Layout> compute_layout(std::uint64_t spare_bytes,
                                      std::uint32_t block_bytes) {
+  if (spare_bytes > kMaxSpareBytes) return std::nullopt;
   const std::uint64_t usable = round_down(spare_bytes, kSuperblockPlaceBytes);
   const std::uint64_t slots =
       most_slots(usable / block_bytes, [&](std::uint64_t n) {
@@ -131,7 +132,7 @@ std::optional<Layout> compute_layout(std::uint64_t spare_bytes,
                                      std::uint64_t head_at) {
   if (slots_at % block_bytes != 0 || head_at % kSuperblockPlaceBytes != 0 ||
       slots_at <= kSuperblockPlaceBytes || head_at <= slots_at ||
-      head_at >= spare_bytes)
+      head_at >= spare_bytes || spare_bytes > kMaxSpareBytes)
     return std::nullopt;
   const auto with = [&](std::uint64_t slots) {
     Layout l = layout_for(spare_bytes, block_bytes, slots);
@@ -213,7 +214,8 @@ std::uint64_t spare_bytes_for(std::uint64_t slots, std::uint32_t block_bytes) {
 
 std::uint64_t fresh_bytes_for(std::uint64_t slots, std::uint32_t block_bytes) {
   std::uint64_t bytes = spare_bytes_for(slots, block_bytes);
-  while (fresh_layout(bytes, block_bytes).value_or(Layout{}).slots < slots)
+  while (bytes <= kMaxSpareBytes &&
+         fresh_layout(bytes, block_bytes).value_or(Layout{}).slots < slots)
     bytes += kSuperblockPlaceBytes;
   return bytes;
 }

@@ -77,7 +77,7 @@ struct Layout {
 // REQUIRES: spare_bytes >= 2 * kSuperblockPlaceBytes.
 DeviceOffset superblock_place(std::uint64_t spare_bytes, CopyIndex copy);
 
-// Empty when SPARE is too small for a single slot.
+// Empty when SPARE is too small for a single slot, or above kMaxSpareBytes.
 std::optional<Layout> compute_layout(std::uint64_t spare_bytes,
                                      std::uint32_t block_bytes);
 // That of an enlarged SPARE. Empty: they do not fit.

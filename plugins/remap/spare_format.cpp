@@ -81,6 +81,11 @@ Result<Superblock> format_spare(Backend& spare, const Backend& main,
   if (!spare.info().can_flush)
     return refusal(spare, "offers no FLUSH: nothing on it would be durable");
   if (spare.info().read_only) return refusal(spare, "is read-only", EROFS);
+  if (spare.info().size_bytes > kMaxSpareBytes)
+    return refusal(spare,
+                   fmt::format("{} bytes are more than a SPARE can have, "
+                               "{}",
+                               spare.info().size_bytes, kMaxSpareBytes));
   const auto layout = fresh_layout(spare.info().size_bytes, *block_bytes);
   if (!layout)
     return refusal(

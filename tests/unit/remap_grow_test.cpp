@@ -146,6 +146,19 @@ TEST(RemapGrow, an_enlarged_spare_is_refused_until_it_is_told_to_grow) {
   EXPECT_EQ(store->status().slots.slots, grown->layout.slots);
 }
 
+TEST(RemapGrow, to_more_than_a_spare_can_have_is_refused) {
+  Pair pair;
+  MemoryBackend large(info_of(pair.spare, kMaxSpareBytes + 1));
+  move_to(pair.spare, large);
+  const auto writes = large.calls().write;
+  const auto grown = grow_spare(large, pair.log.sink());
+  ASSERT_FALSE(grown);
+  EXPECT_NE(grown.error().text().find(std::to_string(kMaxSpareBytes)),
+            std::string::npos)
+      << grown.error().text();
+  EXPECT_EQ(large.calls().write, writes);
+}
+
 // Mistakes 3, 4 and 11 on what is new: every slot once, to the last, and the
 // map is whole after it, after another growth too.
 TEST(RemapGrow, every_slot_of_what_is_new_is_used_and_remembered) {

@@ -122,6 +122,26 @@ TEST(SpareFormat, refuses_what_cannot_be_a_spare_and_says_why) {
   }
 }
 
+// It could not be read again. A remote may say that it is so large.
+TEST(SpareFormat, a_disk_larger_than_any_spare_can_be_is_refused) {
+  const MemoryBackend main(kMainBytes);
+  const auto largest = compute_layout(kMaxSpareBytes, 4096);
+  ASSERT_TRUE(largest);
+  EXPECT_TRUE(is_possible(*largest));
+  // Nor can any hold a hundredth of this MAIN; the advice ends all the same.
+  MemoryBackend small(100 * 4096);
+  EXPECT_TRUE(has(refused(small, MemoryBackend(1UL << 62), {}), "too small"));
+  for (const std::uint64_t bytes : {kMaxSpareBytes + 1, 1UL << 62}) {
+    EXPECT_FALSE(compute_layout(bytes, 4096));
+    MemoryBackend larger(bytes);
+    const auto refused = format_spare(larger, main, {});
+    ASSERT_FALSE(refused);
+    EXPECT_TRUE(has(refused.error().place, std::to_string(kMaxSpareBytes)))
+        << refused.error().text();
+    EXPECT_EQ(larger.calls().write, 0U);
+  }
+}
+
 TEST(SpareFormat, the_block_is_the_larger_physical_one) {
   const MemoryBackend main(kMainBytes, 512, 16384);
   MemoryBackend spare(4 << 20);
