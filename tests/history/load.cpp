@@ -149,7 +149,10 @@ HistoryOwner::HistoryOwner(const RemapServer& volume, const BadDisk* disk,
 }
 
 int HistoryOwner::post(const std::string& path, json* answer) {
-  const auto response = http_request(control_, "POST", volume_path_ + path, "");
+  HttpClientOptions options;
+  options.timeout = 60s;
+  const auto response =
+      http_request(control_, "POST", volume_path_ + path, "", options);
   if (!response) {
     surprise_ = response.error().text();
     return 0;
@@ -216,7 +219,11 @@ void HistoryOwner::work(const std::atomic<bool>& stop,
     else if (what == 42)
       quiesce();
     else if (disk_)
-      spoil();
+      try {
+        spoil();
+      } catch (const std::exception& e) {  // not out of a thread
+        surprise_ = e.what();
+      }
   }
 }
 
