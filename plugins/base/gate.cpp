@@ -7,10 +7,13 @@ namespace nbd_remap {
 
 std::optional<Gate::Pass> Gate::enter() {
   MutexLock lock(mu_);
-  while (paused_ && !closed_)
-    if (!resumed_.wait_until(mu_, pause_ends_) &&
-        std::chrono::steady_clock::now() >= pause_ends_)
+  while ((paused_ || held_) && !closed_) {
+    if (held_)
+      resumed_.wait(mu_);
+    else if (!resumed_.wait_until(mu_, pause_ends_) &&
+             std::chrono::steady_clock::now() >= pause_ends_)
       end_pause();
+  }
   if (closed_) return std::nullopt;
   ++inside_;
   return Pass(this);
@@ -41,6 +44,23 @@ bool Gate::paused() const {
 
 void Gate::end_pause() {
   paused_ = false;
+  resumed_.notify_all();
+}
+
+bool Gate::hold(std::chrono::milliseconds bound) {
+  {
+    MutexLock lock(mu_);
+    if (held_) return false;
+    held_ = true;
+  }
+  if (drain(bound)) return true;
+  release();
+  return false;
+}
+
+void Gate::release() {
+  MutexLock lock(mu_);
+  held_ = false;
   resumed_.notify_all();
 }
 

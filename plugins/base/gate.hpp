@@ -3,6 +3,8 @@
 // Gate: counts work in flight, and ends it in order. After close() nobody new
 // enters; drain() waits, bounded, until those inside have left. pause() makes
 // those who come wait, until resume(), close() or its end, whatever is first.
+// hold() does the same for work that must be alone, however long it takes, and
+// that resume() does not end.
 //
 // Threads  any; all may race with one another.
 
@@ -39,6 +41,10 @@ class Gate {
   void pause(std::chrono::milliseconds longest);
   void resume();
   bool paused() const;
+  // Waits until nobody is inside, those who come wait; then it is held. False:
+  // the time was up first, or another one holds it, and all is as before.
+  bool hold(std::chrono::milliseconds bound);
+  void release();
   // True when nobody is inside; false when the time was up first.
   bool drain(std::chrono::milliseconds bound);
   std::uint64_t inside() const;
@@ -54,6 +60,7 @@ class Gate {
   std::uint64_t inside_ GUARDED_BY(mu_) = 0;
   bool closed_ GUARDED_BY(mu_) = false;
   bool paused_ GUARDED_BY(mu_) = false;
+  bool held_ GUARDED_BY(mu_) = false;
   std::chrono::steady_clock::time_point pause_ends_ GUARDED_BY(mu_);
 };
 

@@ -4,7 +4,7 @@
 // (contract C10). It counts blocks that failed one after another with no
 // success on MAIN between; at the threshold the volume reads probes spread
 // over the disk, and only if all of those fail too the breaker opens. It stays
-// open until the server is started again.
+// open until the server is started again, or another disk is MAIN.
 //
 // Threads  any, at once.
 
@@ -33,6 +33,12 @@ class Breaker {
     successes_ = successes;
     last_ = block;
     return run_ >= threshold_;
+  }
+  // Another disk is MAIN now.
+  void begin_anew() {
+    MutexLock lock(mu_);
+    run_ = 0;
+    open_ = false;
   }
   // A probe was answered.
   void answered() {

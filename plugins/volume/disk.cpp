@@ -9,9 +9,26 @@ namespace nbd_remap {
 
 Disk::Disk(std::unique_ptr<Backend> backend,
            std::shared_ptr<const RemoteCounters> counters)
-    : backend_(std::move(backend)),
-      counters_(std::move(counters)),
-      size_(backend_->info().size_bytes) {}
+    : backend_(std::move(backend)), size_(backend_->info().size_bytes) {
+  faces_.push_back(std::make_unique<const Face>(
+      Face{backend_->info(), std::move(counters)}));
+  face_ = faces_.back().get();
+}
+
+void Disk::exchange(const std::function<std::unique_ptr<Backend>(
+                        std::unique_ptr<Backend> present)>& make,
+                    bool afresh,
+                    std::shared_ptr<const RemoteCounters> counters) {
+  backend_ = make(std::move(backend_));
+  if (!afresh) counters = faces_.back()->counters;
+  faces_.push_back(std::make_unique<const Face>(
+      Face{backend_->info(), std::move(counters)}));
+  face_ = faces_.back().get();
+  dirty_ = true;
+  if (!afresh) return;
+  in_doubt_ = false;
+  for (auto& errors : errors_) errors = 0;
+}
 
 Result<std::uint64_t> Disk::grow() {
   auto size = backend_->grow();

@@ -10,12 +10,16 @@
 //             after a flush failed (or a FUA write through the page cache,
 //             whose error may be another write's) every flush and FUA write
 //             fails with EIO until the server is started again.
+// Exchange    Another Backend may take the place of the one it stands on, while
+//             the volume lets nobody in.
 // Threads     any, at once.
 
 #include <array>
 #include <atomic>
 #include <cstdint>
+#include <functional>
 #include <memory>
+#include <vector>
 
 #include "plugins/backend/backend.hpp"
 #include "plugins/backend/open_backend.hpp"
@@ -29,7 +33,8 @@ class Disk final : public Backend {
   explicit Disk(std::unique_ptr<Backend> backend,
                 std::shared_ptr<const RemoteCounters> counters = nullptr);
 
-  const BackendInfo& info() const override { return backend_->info(); }
+  // Of the backend of this moment; stays what it is after an exchange.
+  const BackendInfo& info() const override { return face_.load()->info; }
   Status read(DeviceOffset offset, Bytes buffer) override;
   Status write(DeviceOffset offset, ConstBytes data,
                Durability durability) override;
@@ -42,11 +47,22 @@ class Disk final : public Backend {
   Status flush() override;
   Result<std::uint64_t> grow() override;
 
+  // Puts what make() returns in the place of the present backend, which make()
+  // is given. afresh: it is another disk, of which
+  // nothing is known: counters begin anew, and counters are those of its link.
+  // REQUIRES: no other call but those
+  // that only look (info, size, link, in_doubt, errors) is under way; the new
+  // one has the same size.
+  void exchange(const std::function<std::unique_ptr<Backend>(
+                    std::unique_ptr<Backend> present)>& make,
+                bool afresh, std::shared_ptr<const RemoteCounters> counters);
+
   // At opening, or what grow() answered last.
   std::uint64_t size() const { return size_; }
   // Null unless it is a remote.
   const RemoteCounters* link() const {
-    return info().remote ? counters_.get() : nullptr;
+    const Face* face = face_;
+    return face->info.remote ? face->counters.get() : nullptr;
   }
   bool in_doubt() const { return in_doubt_; }
   // By ErrorClass.
@@ -65,8 +81,15 @@ class Disk final : public Backend {
   Status refuse_in_doubt() const;
   bool cached_here() const;
 
-  const std::unique_ptr<Backend> backend_;
-  const std::shared_ptr<const RemoteCounters> counters_;
+  // What those who only look see: kept, as they may look for long.
+  struct Face {
+    BackendInfo info;
+    std::shared_ptr<const RemoteCounters> counters;
+  };
+
+  std::unique_ptr<Backend> backend_;
+  std::vector<std::unique_ptr<const Face>> faces_;  // the last is the present
+  std::atomic<const Face*> face_;
   std::atomic<std::uint64_t> size_;
   std::atomic<bool> in_doubt_{false};
   // What an earlier server wrote and did not flush counts as well.
