@@ -161,6 +161,7 @@ void pack_superblock(const Superblock& s, Bytes out) {
     put64(out, 464, s.layout.head_at);
   }
   put64(out, 472, s.layout.state_at);
+  put64(out, 480, s.main_disk_bytes);
   seal(out.first(kSuperblockBytes));
 }
 
@@ -190,6 +191,10 @@ Result<Superblock> unpack_superblock(ConstBytes in) {
   if (s.main_bytes == 0 || s.main_bytes % kSectorBytes != 0 ||
       s.main_bytes > kMaxCount)
     return damaged("impossible size of MAIN");
+  s.main_disk_bytes = get64(in, 480);
+  if (s.main_disk_bytes % kSectorBytes != 0 || s.main_disk_bytes > kMaxCount ||
+      (s.main_disk_bytes != 0 && s.main_disk_bytes <= s.main_bytes))
+    return damaged("impossible size of MAIN's disk");
   s.layout.spare_bytes = get64(in, 88);
   s.layout.block_bytes = get32(in, 96);
   s.layout.slots = get64(in, 104);

@@ -57,7 +57,9 @@ struct Superblock {
   std::uint64_t map_sequence = 0;  // every copy in step reaches at least this
   CopyIndex copy = CopyIndex::head;
   std::uint32_t copies_in_step = 3;  // copy_bit() of each that can be trusted
-  std::uint64_t main_bytes = 0;
+  std::uint64_t main_bytes = 0;      // of the volume
+  // Not 0: the disk that took MAIN's place is larger than the volume.
+  std::uint64_t main_disk_bytes = 0;
   Layout layout;
   // Not 0: SPARE is being enlarged to this size. The superblock of the tail is
   // at the new end already; all else is used as before.
@@ -69,6 +71,9 @@ struct Superblock {
 
   DeviceOffset place(CopyIndex which) const {
     return superblock_place(disk_bytes(), which);
+  }
+  std::uint64_t size_of_main_disk() const {
+    return main_disk_bytes != 0 ? main_disk_bytes : main_bytes;
   }
   // The size of the disk that it belongs on.
   std::uint64_t disk_bytes() const {

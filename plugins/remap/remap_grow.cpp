@@ -117,9 +117,31 @@ Status RemapLog::set_main_bytes(std::uint64_t main_bytes) {
   if (Status status = check_still_owner(); !status)
     return fail(std::move(status).error());
   sb_.main_bytes = main_bytes;
+  sb_.main_disk_bytes = 0;
   if (Status status = write_superblocks(); !status)
     return fail(std::move(status).error());
   return {};
+}
+
+Status RemapLog::set_main(const std::string& identity,
+                          std::uint64_t disk_bytes) {
+  Status may;
+  if (failed_) may = make_error(EIO, spare_.info().name + ": the log failed");
+  if (may) {
+    may = check_still_owner();
+    if (!may) may = fail(std::move(may).error());
+  }
+  if (!may) {
+    may.error().error_class = ErrorClass::caller;
+    return may;
+  }
+  sb_.main_identity = stored_identity(identity);
+  sb_.main_disk_bytes = disk_bytes == sb_.main_bytes ? 0 : disk_bytes;
+  Status status = write_superblocks();
+  if (status) return {};
+  status = fail(std::move(status).error());
+  status.error().error_class = ErrorClass::transport;
+  return status;
 }
 
 Status RemapStore::alone(const std::function<Status()>& change) {
@@ -173,6 +195,11 @@ Status RemapStore::grow_main(std::uint64_t main_bytes) {
     blocks_ = (main_bytes + layout_.block_bytes - 1) / layout_.block_bytes;
     return {};
   });
+}
+
+Status RemapStore::set_main(const std::string& identity,
+                            std::uint64_t disk_bytes) {
+  return alone([&] { return log_->set_main(identity, disk_bytes); });
 }
 
 Result<Superblock> grow_spare(Backend& spare, const LogSink& log) {
@@ -238,7 +265,7 @@ Result<Superblock> grow_main(Backend& main, Backend& spare,
                     main.info().name, main.info().size_bytes,
                     uuid_text(sb.uuid), sb.main_bytes));
   Binding binding;
-  binding.main_bytes = sb.main_bytes;
+  binding.main_bytes = sb.size_of_main_disk();
   binding.main_identity = main.info().identity;
   binding.main_name = main.info().name;
   const bool closed = was_closed(*survey);

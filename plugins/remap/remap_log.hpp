@@ -67,6 +67,10 @@ class RemapLog {
   Status grow(const Layout& grown, const MapState& state);
   // Durable when it succeeds. REQUIRES: more than before.
   Status set_main_bytes(std::uint64_t main_bytes);
+  // Another disk is MAIN from here on: durable when it succeeds, in one sector.
+  // An error of class caller: nothing has changed. Any other: a restart may
+  // find either, and the log has failed.
+  Status set_main(const std::string& identity, std::uint64_t disk_bytes);
 
   const Superblock& superblock() const { return sb_; }
   const std::string& spare_name() const { return spare_.info().name; }

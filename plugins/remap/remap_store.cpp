@@ -34,11 +34,12 @@ Status check_binding(const Superblock& sb, const Backend& spare,
   if (want.spare_uuid && sb.uuid != *want.spare_uuid)
     return refuse(fmt::format("this SPARE is {}, not the wanted {}",
                               uuid_text(sb.uuid), uuid_text(*want.spare_uuid)));
-  if (sb.main_bytes != want.main_bytes)
+  if (sb.size_of_main_disk() != want.main_bytes)
     return refuse(fmt::format(
         "this SPARE ({}) belongs to a MAIN of {} bytes; {} has {}: another "
         "disk, or resized",
-        uuid_text(sb.uuid), sb.main_bytes, want.main_name, want.main_bytes));
+        uuid_text(sb.uuid), sb.size_of_main_disk(), want.main_name,
+        want.main_bytes));
   if (sb.main_identity != stored_identity(want.main_identity))
     return refuse(fmt::format(
         "this SPARE ({}) belongs to another MAIN, \"{}\"; {} is \"{}\"",

@@ -31,7 +31,7 @@ namespace nbd_remap {
 
 // What the pair must be for SPARE to be used with this MAIN (contract M3).
 struct Binding {
-  std::uint64_t main_bytes = 0;
+  std::uint64_t main_bytes = 0;  // of the disk
   std::string main_identity;
   std::string main_name;                     // for the message
   std::optional<Uuid> spare_uuid;            // refuse any other
@@ -101,6 +101,10 @@ class RemapStore {
   Status grow_spare(std::uint64_t spare_bytes);
   // After MAIN was enlarged. Durable when it succeeds.
   Status grow_main(std::uint64_t main_bytes);
+  // Another disk, at least as large, is MAIN from here on: durable when it
+  // succeeds. An error of class caller: nothing has changed. Any other: it is
+  // not known before a restart which of the two SPARE is bound to.
+  Status set_main(const std::string& identity, std::uint64_t disk_bytes);
 
   // A checkpoint if anything changed, and the record of an orderly stop.
   // REQUIRES: no commit() under way.
