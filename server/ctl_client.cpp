@@ -192,6 +192,22 @@ Result<json> ControlClient::grow(const std::string& name,
   return no_error(run_job(name, "grow", "/grow?disk=" + disk));
 }
 
+Result<json> ControlClient::replace(const std::string& name,
+                                    const std::string& disk, bool force) const {
+  return no_error(
+      run_job(name, "replace",
+              fmt::format("/replace?disk={}{}", percent_encode(disk),
+                          force ? "&force=yes" : "")));
+}
+
+Result<json> ControlClient::abort_replace(const std::string& name) const {
+  return no_error(run_job(name, "abort", "/abort-replace"));
+}
+
+Result<json> ControlClient::replace_status(const std::string& name) const {
+  return ask("GET", volume_path(name) + "/replace", "volume " + name);
+}
+
 Result<json> ControlClient::quiesce(const std::string& name,
                                     std::uint64_t seconds) const {
   return no_error(

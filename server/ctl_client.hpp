@@ -50,6 +50,11 @@ class ControlClient {
   // disk: "main" or "spare". An error if it did not grow.
   Result<nlohmann::json> grow(const std::string& name,
                               const std::string& disk) const;
+  // disk: as the server is to open it. Begins; an error if it did not.
+  Result<nlohmann::json> replace(const std::string& name,
+                                 const std::string& disk, bool force) const;
+  Result<nlohmann::json> abort_replace(const std::string& name) const;
+  Result<nlohmann::json> replace_status(const std::string& name) const;
   Result<nlohmann::json> quiesce(const std::string& name,
                                  std::uint64_t seconds) const;
   Result<nlohmann::json> resume(const std::string& name) const;

@@ -22,6 +22,7 @@
 #include "server/ctl_map_words.hpp"
 #include "server/ctl_render.hpp"
 #include "server/ctl_render_health.hpp"
+#include "server/ctl_replace.hpp"
 #include "server/ctl_seed_words.hpp"
 #include "server/ctl_spare.hpp"
 
@@ -106,6 +107,18 @@ class Ctl {
                      "Resume by itself after so many (default 20)")
         ->check(CLI::Range(1, 600));
     add_name(volume_->add_subcommand("resume", "End a quiesce"));
+    replace_ = volume_->add_subcommand(
+        "replace", "Put another disk in MAIN's place while clients use it");
+    replace_->fallthrough();
+    replace_
+        ->add_option("NEW_MAIN", disks_,
+                     "The new disk; NAME may stand before it")
+        ->expected(0, 2);
+    CLI::Option* status =
+        replace_->add_flag("--status", status_, "How far it is");
+    replace_->add_flag("--abort", abort_, "End it; MAIN stays what it was")
+        ->excludes(status);
+    replace_->add_flag("--force", force_, "Overwrite what NEW_MAIN holds");
     map_ = add_noun("map", "Which blocks do not live whole on MAIN");
     CLI::App* show =
         map_->add_subcommand("show", "Remapped and pending blocks");
@@ -226,6 +239,35 @@ class Ctl {
     return complain(wants_json(), ExitStatus::not_found, error_words(error));
   }
 
+  Result<ExitStatus> replace(const ControlClient& client) const {
+    const bool begins = !status_ && !abort_;
+    const auto bad = [](const char* words) {
+      return make_error(ErrorClass::caller, EDESTADDRREQ, words);
+    };
+    if (begins && disks_.empty())
+      return bad(
+          "volume replace: expected the path or NBD URI of the new "
+          "disk, or --status, or --abort");
+    if (!begins && (disks_.size() > 1 || force_))
+      return bad("volume replace: --status and --abort take a NAME at most");
+    const std::size_t names = begins ? disks_.size() - 1 : disks_.size();
+    const auto name = client.volume_name(names == 0 ? "" : disks_.front());
+    if (!name) return name.error();
+    if (begins) {
+      const auto disk = new_disk_word(disks_.back());
+      if (!disk) return disk.error();
+      const auto begun = client.replace(*name, *disk, force_);
+      if (!begun) return begun.error();
+    } else if (abort_) {
+      const auto ended = client.abort_replace(*name);
+      if (!ended) return ended.error();
+    }
+    const auto answer = client.replace_status(*name);
+    if (!answer) return answer.error();
+    return print(*answer, render_replace(*name, *answer),
+                 status_ ? replace_exit(*answer) : ExitStatus::fine);
+  }
+
   // The text is made for --json too: an answer that is not understood is one
   // in either form.
   Result<ExitStatus> print(const nlohmann::json& answer,
@@ -265,6 +307,7 @@ class Ctl {
       if (!answer) return answer.error();
       return print(answer->json, answer->text, answer->status);
     }
+    if (replace_->parsed()) return replace(client);
     const auto from = parse_bytes(from_);
     if (!from)
       return make_error(ErrorClass::caller, EDESTADDRREQ,
@@ -314,6 +357,7 @@ class Ctl {
   CLI::App* grow_ = nullptr;
   CLI::App* quiesce_ = nullptr;
   CLI::App* acknowledge_ = nullptr;
+  CLI::App* replace_ = nullptr;
   CLI::App* map_ = nullptr;
   MapWords map_words_;
   SeedWords seed_words_;
@@ -322,6 +366,10 @@ class Ctl {
   int timeout_s_ = 5;
   std::string name_;
   std::string disk_ = "main";
+  std::vector<std::string> disks_;
+  bool status_ = false;
+  bool abort_ = false;
+  bool force_ = false;
   std::uint64_t seconds_ = 20;
   std::string from_ = "0";
   std::uint64_t limit_ = 1000;

@@ -3,6 +3,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <nlohmann/json.hpp>
 #include <system_error>
 #include <utility>
@@ -186,6 +187,13 @@ HttpResponse MapEndpoint::quiesce(const HttpRequest& request) {
   return job(*id);
 }
 
+HttpResponse MapEndpoint::run(const std::string& name,
+                              std::function<Status()> work) {
+  const auto id = worker_.start(name, std::move(work));
+  if (!id) return conflict("another action is running");
+  return job(*id);
+}
+
 HttpResponse MapEndpoint::job(std::uint64_t id) {
   const auto found = worker_.wait(id, kPatience);
   if (!found)
@@ -202,7 +210,10 @@ HttpResponse MapEndpoint::job(std::uint64_t id) {
               {"seconds", seconds.count()}}}};
   if (!found->done) return reply(body, 202);
   const MapStep& step = found->step;
-  if (found->name == "grow" || found->name == "quiesce") {
+  const bool of_map =
+      std::any_of(kMapActions.begin(), kMapActions.end(),
+                  [&](const auto& a) { return a.first == found->name; });
+  if (!of_map) {
     if (found->name == "grow")
       body["size"] = step.status ? json(found->grown_to) : json();
     body["error"] =

@@ -29,6 +29,7 @@
 
 #include <chrono>
 #include <cstdint>
+#include <functional>
 #include <optional>
 #include <string>
 
@@ -52,6 +53,8 @@ class MapEndpoint {
 
   // Empty: not one of its paths.
   std::optional<HttpResponse> answer(const HttpRequest& request);
+  // Runs something else on the same thread: as grow, without a size.
+  HttpResponse run(const std::string& name, std::function<Status()> work);
 
  private:
   HttpResponse explain(const HttpRequest& request) const;

@@ -57,6 +57,14 @@ std::optional<std::uint64_t> MapWorker::quiesce(std::chrono::seconds longest) {
   });
 }
 
+std::optional<std::uint64_t> MapWorker::start(const std::string& name,
+                                              std::function<Status()> work) {
+  Job job;
+  job.name = name;
+  return start(std::move(job),
+               [work = std::move(work)](Job& at) { at.step.status = work(); });
+}
+
 std::optional<std::uint64_t> MapWorker::start(Job job, Work work) {
   MutexLock lock(mu_);
   if (!job_.done) return std::nullopt;

@@ -50,6 +50,9 @@ class MapWorker {
                                      std::uint64_t length);
   std::optional<std::uint64_t> start(Grow disk);
   std::optional<std::uint64_t> quiesce(std::chrono::seconds longest);
+  // Anything else that waits for disks.
+  std::optional<std::uint64_t> start(const std::string& name,
+                                     std::function<Status()> work);
   // As it is when done, or after the bound. Empty: only the last job is known.
   std::optional<Job> wait(std::uint64_t id, std::chrono::milliseconds bound);
 

@@ -10,10 +10,12 @@
 #include <future>
 #include <utility>
 
+#include "plugins/backend/clipped_backend.hpp"
 #include "plugins/base/build_id.hpp"
 #include "plugins/base/tool_text.hpp"
 #include "plugins/nbdkit/client_sockets.hpp"
 #include "plugins/remap/metadata_survey.hpp"
+#include "plugins/replace/replace_notes.hpp"
 
 namespace nbd_remap {
 namespace {
@@ -159,6 +161,34 @@ std::string name_of(const std::string& disk) {
   return name.empty() || name.back() == ':' ? "volume" : name;
 }
 
+// What a replacement of MAIN opens, as main= is opened.
+OpenNewDisk new_disk_opener(const Parameters& p, const LogSink& log,
+                            const std::shared_ptr<OwnerCheck>& owner) {
+  return [p, log, owner](const std::string& spec) -> Result<NewDisk> {
+    auto counters = std::make_shared<RemoteCounters>();
+    OpenOptions options;
+    options.direct = p.direct;
+    options.log = log;
+    options.counters = counters;
+    options.connections = p.main_connections;
+    options.deadline = p.main_timeout;
+    options.on_reconnect = [owner](Backend&) { return owner->main_is_back(); };
+    auto disk = open_backend(spec, options);
+    if (!disk) return std::move(disk).error();
+    warn_if_cached(**disk, "new MAIN", log);
+    return NewDisk{std::move(*disk), std::move(counters)};
+  };
+}
+
+// A MAIN that was replaced is refused by SPARE; the words say by what.
+Error refused(Error error, Backend& spare, const Backend& main) {
+  if (error.error_class == ErrorClass::caller) {
+    const std::string words = replaced_by(spare, main.info().identity);
+    if (!words.empty()) error.place += "; " + words;
+  }
+  return in_step("spare", std::move(error));
+}
+
 }  // namespace
 
 Status rehearse_start(const Parameters& p, const LogSink& log) {
@@ -172,7 +202,8 @@ Status rehearse_start(const Parameters& p, const LogSink& log) {
   warn_if_cached(*disks->spare, "spare", log);
   auto store =
       RemapStore::open(*disks->spare, binding_of(p, *disks->main), true, log);
-  if (!store) return in_step("spare", std::move(store).error());
+  if (!store)
+    return refused(std::move(store).error(), *disks->spare, *disks->main);
   return check_blocks(*disks->main, *disks->spare,
                       (*store)->layout().block_bytes);
 }
@@ -195,8 +226,6 @@ Result<std::unique_ptr<VolumeServer>> VolumeServer::start(const Parameters& p,
 
   began = steady_clock::now();
   const Binding binding = binding_of(p, *disks->main);
-  auto main =
-      std::make_unique<Disk>(std::move(disks->main), disks->main_counters);
   std::unique_ptr<Disk> spare;
   std::unique_ptr<RemapStore> store;
   if (disks->spare) {
@@ -204,12 +233,16 @@ Result<std::unique_ptr<VolumeServer>> VolumeServer::start(const Parameters& p,
         std::make_unique<Disk>(std::move(disks->spare), disks->spare_counters);
     auto opened =
         RemapStore::open(*spare, binding, disks->read_only, self->host_.log);
-    if (!opened) return in_step("spare", std::move(opened).error());
+    if (!opened)
+      return refused(std::move(opened).error(), *spare, *disks->main);
     store = std::move(*opened);
     self->owner_->own(*spare, store->status().superblock);
-    Status fits = check_blocks(*main, *spare, store->layout().block_bytes);
+    Status fits =
+        check_blocks(*disks->main, *spare, store->layout().block_bytes);
     if (!fits) return std::move(fits).error();
     const StoreStatus status = store->status();
+    // A disk that took MAIN's place may be larger than the volume.
+    disks->main = clip(std::move(disks->main), status.superblock.main_bytes);
     self->step(fmt::format("start: map of {} remapped and {} pending blocks "
                            "loaded",
                            status.remapped, status.pending)
@@ -222,6 +255,9 @@ Result<std::unique_ptr<VolumeServer>> VolumeServer::start(const Parameters& p,
   }
   HealthStore past =
       store && !disks->read_only ? health_store(*store) : HealthStore();
+  StateArea* const notes = store ? store->state_area() : nullptr;
+  auto main =
+      std::make_unique<Disk>(std::move(disks->main), disks->main_counters);
   self->volume_ = std::make_unique<Volume>(
       std::move(main), std::move(spare), std::move(store), disks->read_only,
       disks->missing_spare, p.volume, self->clock_, self->host_.log);
@@ -229,6 +265,12 @@ Result<std::unique_ptr<VolumeServer>> VolumeServer::start(const Parameters& p,
   self->health_ = std::make_unique<HealthKeeper>(
       [volume = self->volume_.get()] { return volume->status(); },
       std::move(past), self->clock_, self->host_.log);
+  self->replacer_ = std::make_unique<Replacer>(
+      *self->volume_, notes_in(notes),
+      new_disk_opener(p, self->host_.log, self->owner_), self->clock_,
+      self->host_.log);
+  self->replacer_->resume();
+
   if (!p.control.empty()) {
     began = steady_clock::now();
     self->endpoint_ = std::make_unique<StatusEndpoint>(
@@ -238,12 +280,16 @@ Result<std::unique_ptr<VolumeServer>> VolumeServer::start(const Parameters& p,
         std::make_unique<HealthEndpoint>(*self->health_, name_of(p.main));
     self->map_endpoint_ = std::make_unique<MapEndpoint>(
         *self->volume_, name_of(p.main), self->clock_);
+    self->replace_endpoint_ = std::make_unique<ReplaceEndpoint>(
+        *self->replacer_, *self->map_endpoint_, name_of(p.main));
     auto control = HttpServer::start(
         p.control,
         [endpoint = self->endpoint_.get(), map = self->map_endpoint_.get(),
-         health = self->health_endpoint_.get()](const HttpRequest& request) {
+         health = self->health_endpoint_.get(),
+         replace = self->replace_endpoint_.get()](const HttpRequest& request) {
           auto answer = map->answer(request);
           if (!answer) answer = health->answer(request);
+          if (!answer) answer = replace->answer(request);
           return answer ? std::move(*answer) : endpoint->answer(request);
         },
         self->host_.log);
@@ -253,6 +299,7 @@ Result<std::unique_ptr<VolumeServer>> VolumeServer::start(const Parameters& p,
     self->step("start: control socket opened", began);
   }
   self->health_->start();
+  self->replacer_->run();
   self->waiter_ = std::thread([s = self.get()] { s->wait_and_close(); });
   return self;
 }
@@ -322,6 +369,7 @@ void VolumeServer::stop() {
   auto began = steady_clock::now();
   if (health_) health_->stop();
   if (drained_) {
+    replacer_->stop();
     if (Status status = volume_->close(); status)
       step("stop: checkpoint written, marked clean", began);
     else
@@ -331,11 +379,13 @@ void VolumeServer::stop() {
   began = steady_clock::now();
   owner_->forget_spare();
   control_.reset();
+  replace_endpoint_.reset();
   map_endpoint_.reset();  // its worker has ended, as its requests have
   health_endpoint_.reset();
   endpoint_.reset();
   health_.reset();
   volume_.reset();
+  replacer_.reset();
   closed.set_value();
   watchdog.join();
   step("stop: disks closed", began);

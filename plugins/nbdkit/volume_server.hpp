@@ -29,7 +29,9 @@
 #include "plugins/nbdkit/map_endpoint.hpp"
 #include "plugins/nbdkit/owner_check.hpp"
 #include "plugins/nbdkit/parameters.hpp"
+#include "plugins/nbdkit/replace_endpoint.hpp"
 #include "plugins/nbdkit/status_endpoint.hpp"
+#include "plugins/replace/replacer.hpp"
 #include "plugins/volume/volume.hpp"
 #include "plugins/wire/http_server.hpp"
 
@@ -74,11 +76,13 @@ class VolumeServer {
   // Another server that took the pair over ends this one.
   const std::shared_ptr<OwnerCheck> owner_ =
       std::make_shared<OwnerCheck>(host_.shutdown);
+  std::unique_ptr<Replacer> replacer_;  // outlives the volume
   std::unique_ptr<Volume> volume_;
   std::unique_ptr<HealthKeeper> health_;
   std::unique_ptr<StatusEndpoint> endpoint_;
   std::unique_ptr<HealthEndpoint> health_endpoint_;
   std::unique_ptr<MapEndpoint> map_endpoint_;
+  std::unique_ptr<ReplaceEndpoint> replace_endpoint_;
   std::unique_ptr<HttpServer> control_;
   std::atomic<bool> ending_{false};  // stop() has begun
   std::atomic<bool> drained_{false};

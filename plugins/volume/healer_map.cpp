@@ -42,6 +42,11 @@ Status Healer::probe(BlockNo first, std::uint64_t blocks) {
 }
 
 Result<std::uint64_t> Healer::probe_sectors(BlockNo block) {
+  AlignedBuffer content(block_bytes_);
+  return read_sectors(block, content.bytes());
+}
+
+Result<std::uint64_t> Healer::read_sectors(BlockNo block, Bytes content) {
   if (Status answers = main_answers(); !answers)
     return std::move(answers).error();
   RemapEntry entry;  // as if it were on MAIN, whole
@@ -54,6 +59,7 @@ Result<std::uint64_t> Healer::probe_sectors(BlockNo block) {
   if (part.known != store_.all_valid())
     if (Status answers = main_failed(block); !answers)
       return std::move(answers).error();
+  std::copy_n(part.content.data(), block_bytes_, content.data());
   return part.known;
 }
 
@@ -80,7 +86,8 @@ Status Healer::read_again(Part& part, std::uint64_t wanted,
 }
 
 Status Healer::remap(BlockNo first, std::uint64_t blocks,
-                     std::uint64_t readable, MapCounts& counts) {
+                     std::uint64_t readable, MapCounts& counts,
+                     bool even_empty) {
   if (Status answers = main_answers(); !answers) return answers;
   Batch batch;
   batch.verified = true;
@@ -98,7 +105,7 @@ Status Healer::remap(BlockNo first, std::uint64_t blocks,
       return status;
     if (part.known != store_.all_valid())
       if (Status answers = main_failed(block); !answers) return answers;
-    if (part.known & in_volume(block)) {
+    if (even_empty || part.known & in_volume(block)) {
       Item item;
       item.entry.block = block;
       item.entry.valid = part.known;

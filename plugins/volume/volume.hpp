@@ -26,6 +26,7 @@
 #include <atomic>
 #include <chrono>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <string>
@@ -117,6 +118,37 @@ class Volume {
                  std::chrono::milliseconds longest);
   void resume() { gate_.resume(); }
 
+  // The rest, to status(), is for another disk that is to take MAIN's place
+  // (plugins/replace), which alone calls them, one at a time.
+  //
+  // Of whole blocks what MAIN itself holds; zeroes where a block lives on SPARE
+  // or sectors are known to be unreadable (then holes). patient: what cannot
+  // be read in one go is halved and tried again, and what then is unreadable
+  // is listed, for mark_unreadable(); else a medium error ends it. Takes no
+  // regions: a write that runs beside it may be in the answer in part.
+  struct MainContent {
+    bool holes = false;
+    std::vector<std::uint64_t> unreadable;  // sectors of the volume, ascending
+  };
+  Status read_main(VolumeOffset offset, Bytes buffer, bool patient,
+                   MainContent& found);
+  // Pending are those that cannot be read now either, writers kept out.
+  Status mark_unreadable(const std::vector<std::uint64_t>& sectors);
+  // Gives a pending block a slot, with what MAIN can still read of it: so it
+  // depends on MAIN no more. A block that is not pending stays as it is.
+  Status detach_pending(BlockNo block);
+  Status flush_main() { return main_->flush(); }
+  // While nobody reads or writes there.
+  Status alone_in(VolumeOffset offset, std::uint64_t length,
+                  const std::function<Status()>& body);
+  // While no request at all is under way; new ones wait. ETIMEDOUT: those that
+  // were have not ended in time, and nothing was done.
+  Status alone(std::chrono::milliseconds drain,
+               const std::function<Status(Disk& main)>& change);
+  // Inside alone(), before MAIN's backend is exchanged: as
+  // RemapStore::set_main.
+  Status set_main(const std::string& identity, std::uint64_t disk_bytes);
+
   VolumeStatus status() const;
   const Stats& stats() const { return stats_; }
   // Entries from this block on, in order, at most limit.
@@ -149,6 +181,7 @@ class Volume {
   Status check_range(VolumeOffset offset, std::uint64_t length) const;
   bool aligned(VolumeOffset offset, std::uint64_t length) const;
   bool all_clean(VolumeOffset offset, std::uint64_t length) const;
+  bool all_on_spare(VolumeOffset offset, std::uint64_t length) const;
   Status main_answers() const;
   Status fast_read(VolumeOffset offset, Bytes buffer, bool& heal);
   Status fast_write(VolumeOffset offset, ConstBytes data, Durability durability,

@@ -11,3 +11,8 @@ add_unit_test(remapctl_offline_e2e_test SOURCES remap_grow_test.cpp
 add_dependencies(remapctl_offline_e2e_test nbd-remapctl nbd-remap-spare)
 target_compile_definitions(remapctl_offline_e2e_test PRIVATE
   NBD_REMAPCTL="$<TARGET_FILE:nbd-remapctl>")
+add_unit_test(remap_replace_e2e_test SOURCES remap_replace_test.cpp
+  DEPS e2e_harness)
+add_dependencies(remap_replace_e2e_test nbd-remapctl)
+target_compile_definitions(remap_replace_e2e_test PRIVATE
+  NBD_REMAPCTL="$<TARGET_FILE:nbd-remapctl>")

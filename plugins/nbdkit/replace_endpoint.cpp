@@ -1,0 +1,105 @@
+// SPDX-License-Identifier: BSD-3-Clause
+#include "plugins/nbdkit/replace_endpoint.hpp"
+
+#include <nlohmann/json.hpp>
+
+#include "plugins/backend/open_backend.hpp"
+#include "plugins/nbdkit/answers.hpp"
+
+namespace nbd_remap {
+namespace {
+
+using nlohmann::json;
+
+const char* phase_name(ReplacePhase phase) {
+  switch (phase) {
+    case ReplacePhase::none:
+      return "none";
+    case ReplacePhase::copying:
+      return "copying";
+    case ReplacePhase::switched:
+      return "switched";
+    case ReplacePhase::done:
+      return "done";
+    case ReplacePhase::failed:
+      return "failed";
+    case ReplacePhase::aborted:
+      return "aborted";
+  }
+  return "none";
+}
+
+json or_null(const std::string& text) {
+  return text.empty() ? json() : json(text);
+}
+
+}  // namespace
+
+ReplaceEndpoint::ReplaceEndpoint(Replacer& replacer, MapEndpoint& jobs,
+                                 const std::string& name)
+    : replacer_(replacer), jobs_(jobs), base_("/v1/volumes/" + name + "/") {}
+
+std::optional<HttpResponse> ReplaceEndpoint::answer(
+    const HttpRequest& request) {
+  const bool abort = request.path == base_ + "abort-replace";
+  if (!abort && request.path != base_ + "replace") return std::nullopt;
+  if (request.method == "GET" && !abort) return show();
+  if (request.method != "POST")
+    return http_problem(405, "Method not allowed",
+                        abort ? "use POST" : "use GET or POST");
+  if (abort)
+    return jobs_.run("abort-replace", [this] { return replacer_.abort(); });
+  return start(request);
+}
+
+HttpResponse ReplaceEndpoint::start(const HttpRequest& request) {
+  const auto disk = request.query.find("disk");
+  const bool named =
+      disk != request.query.end() &&
+      (is_nbd_uri(disk->second) || disk->second.starts_with("/"));
+  if (!named)
+    return http_problem(400, "Bad request",
+                        "disk: expected the absolute path or the NBD URI of "
+                        "the new disk");
+  const auto word = request.query.find("force");
+  const bool force = word != request.query.end() && word->second == "yes";
+  return jobs_.run("replace", [this, spec = disk->second, force] {
+    return replacer_.start(spec, force);
+  });
+}
+
+HttpResponse ReplaceEndpoint::show() const {
+  const ReplaceStatus s = replacer_.status();
+  json events = json::array();
+  for (const ReplaceEvent& e : s.events)
+    events.push_back({{"time", e.unix_seconds}, {"event", e.text}});
+  // The new disk is read once more when all is copied.
+  const std::uint64_t left = 2 * s.bytes - s.copied_bytes - s.checked_bytes;
+  const bool runs = s.phase == ReplacePhase::copying && s.bytes_per_second > 0;
+  const auto seconds = static_cast<double>(left) / s.bytes_per_second;
+  return reply(
+      {{"schema", kSchema},
+       {"phase", phase_name(s.phase)},
+       {"new", or_null(s.next)},
+       {"new_identity", or_null(s.next_identity)},
+       {"old", or_null(s.old)},
+       {"old_identity", or_null(s.old_identity)},
+       {"started", s.started},
+       {"changed", s.changed},
+       {"waits_for", or_null(s.waits_for)},
+       {"reason", or_null(s.reason)},
+       {"bytes", s.bytes},
+       {"copied_bytes", s.copied_bytes},
+       {"checked_bytes", s.checked_bytes},
+       {"unread_bytes", s.unread_bytes},
+       {"read_errors", s.read_errors},
+       {"unreadable_sectors", s.lost_sectors},
+       {"bytes_per_second", static_cast<std::uint64_t>(s.bytes_per_second)},
+       {"seconds_left",
+        runs ? json(static_cast<std::uint64_t>(seconds)) : json()},
+       {"regions", s.regions},
+       {"regions_in_sync", s.regions_in_sync},
+       {"events", std::move(events)}});
+}
+
+}  // namespace nbd_remap

@@ -1,0 +1,79 @@
+#pragma once
+// SPDX-License-Identifier: BSD-3-Clause
+// MirrorBackend: MAIN while another disk is to take its place. Reads come from
+// the old disk, changes go to both, and what a caller hears is what the old one
+// says: an error of the new one ends the mirroring, not the request.
+//
+// Lost        After the new disk failed once nothing more is sent to it; the
+//             CopyMap goes on noting what it lacks.
+// Both        After must_have_both() an error of the new one is one of the
+//             request: for the time when a restart might find either disk.
+// Errors      The old disk's. EIO (class full) when a write had to be noted on
+//             SPARE first and could not be.
+// Threads     any, at once.
+
+#include <atomic>
+#include <functional>
+#include <memory>
+
+#include "plugins/backend/backend.hpp"
+#include "plugins/backend/bounded_backend.hpp"
+#include "plugins/base/mutex.hpp"
+#include "plugins/replace/copy_map.hpp"
+
+namespace nbd_remap {
+
+class MirrorBackend final : public Backend {
+ public:
+  // on_loss: called once, from any thread; does not block. next: null where
+  // it cannot be had; then it is lost from the beginning.
+  MirrorBackend(std::unique_ptr<Backend> present,
+                std::shared_ptr<BoundedBackend> next,
+                std::shared_ptr<CopyMap> map, std::function<void()> on_loss);
+
+  // The new disk failed, as the copier found out.
+  void lose(const Error& error);
+  bool lost() const { return lost_; }
+  Error why_lost() const;
+  void must_have_both(bool on) { both_ = on; }
+  // Only the new one. Once lost: its error.
+  Status flush_next();
+  std::unique_ptr<Backend> take_present() { return std::move(present_); }
+
+  const BackendInfo& info() const override { return info_; }
+  Status read(DeviceOffset offset, Bytes buffer) override {
+    return present_->read(offset, buffer);
+  }
+  Status write(DeviceOffset offset, ConstBytes data,
+               Durability durability) override;
+  Status zero(DeviceOffset offset, std::uint64_t length, ZeroMode mode,
+              Durability durability) override;
+  Status trim(DeviceOffset offset, std::uint64_t length) override;
+  Result<std::vector<Extent>> extents(DeviceOffset offset,
+                                      std::uint64_t length) override {
+    return present_->extents(offset, length);
+  }
+  Status cache(DeviceOffset offset, std::uint64_t length) override {
+    return present_->cache(offset, length);
+  }
+  Status flush() override;
+  // A volume does not grow while its disk is being replaced.
+  Result<std::uint64_t> grow() override;
+
+ private:
+  Status on_both(DeviceOffset offset, std::uint64_t length,
+                 const std::function<Status()>& here,
+                 const std::function<BoundedBackend::CallPtr()>& there);
+
+  std::unique_ptr<Backend> present_;
+  const std::shared_ptr<BoundedBackend> next_;
+  const std::shared_ptr<CopyMap> map_;
+  const std::function<void()> on_loss_;
+  BackendInfo info_;
+  std::atomic<bool> lost_{false};
+  std::atomic<bool> both_{false};
+  mutable Mutex mu_;
+  Error why_ GUARDED_BY(mu_);
+};
+
+}  // namespace nbd_remap

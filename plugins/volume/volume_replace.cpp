@@ -1,0 +1,133 @@
+// SPDX-License-Identifier: BSD-3-Clause
+// What a Volume offers to a disk that is to take MAIN's place.
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <utility>
+
+#include "plugins/base/aligned_buffer.hpp"
+#include "plugins/volume/healer.hpp"
+#include "plugins/volume/request_split.hpp"
+#include "plugins/volume/volume.hpp"
+#include "plugins/volume/volume_request.hpp"
+
+namespace nbd_remap {
+namespace {
+
+Error stopping() {
+  return make_error(ErrorClass::transport, ESHUTDOWN,
+                    "volume: the server is stopping");
+}
+
+}  // namespace
+
+Status Volume::read_main(VolumeOffset offset, Bytes buffer, bool patient,
+                         MainContent& found) {
+  if (gate_.closed()) return stopping();
+  std::fill(buffer.begin(), buffer.end(), std::byte{});
+  const std::uint64_t bytes = block_bytes();
+  for (const Piece& piece : split_request(offset, buffer.size(),
+                                          store_->table(), store_->layout())) {
+    if (piece.place == Piece::Place::unreadable &&
+        !all_on_spare(piece.offset, piece.length))
+      found.holes = true;
+    if (piece.place != Piece::Place::clean && piece.place != Piece::Place::main)
+      continue;
+    if (Status answers = main_answers(); !answers) return answers;
+    const std::uint64_t start = piece.offset.value;
+    const std::uint64_t end = start + piece.length;
+    const auto part = [&](std::uint64_t a, std::uint64_t b) {
+      return buffer.subspan(a - offset.value, b - a);
+    };
+    Status status = main_->read(piece.device, part(start, end));
+    if (status) continue;
+    if (!is_medium(status) || !patient) return status;
+    for (std::uint64_t at = start; at < end;) {
+      const BlockNo block{at / bytes};
+      const std::uint64_t next = std::min(end, (block.value + 1) * bytes);
+      status = main_->read(DeviceOffset{at}, part(at, next));
+      if (!status && !is_medium(status)) return status;
+      if (!status) {
+        AlignedBuffer content(bytes);
+        const auto known = healer_->read_sectors(block, content.bytes());
+        if (!known) return known.error();
+        const std::uint64_t base = block.value * bytes;
+        for (std::uint64_t s = at; s < next; s += kSectorBytes) {
+          if (*known >> (s - base) / kSectorBytes & 1)
+            std::copy_n(content.data() + (s - base), kSectorBytes,
+                        part(s, s + kSectorBytes).begin());
+          else
+            found.unreadable.push_back(s / kSectorBytes);
+        }
+      }
+      at = next;
+    }
+  }
+  return {};
+}
+
+bool Volume::all_on_spare(VolumeOffset offset, std::uint64_t length) const {
+  const std::uint64_t bytes = block_bytes();
+  const std::uint64_t last = (offset.value + length - 1) / bytes;
+  for (std::uint64_t b = offset.value / bytes; b <= last; ++b) {
+    const auto entry = store_->table().find_first(BlockNo{b}, BlockNo{b + 1});
+    if (!entry || !entry->remapped()) return false;
+  }
+  return true;
+}
+
+Status Volume::mark_unreadable(const std::vector<std::uint64_t>& sectors) {
+  if (sectors.empty()) return {};
+  const std::uint64_t from = sectors.front() * kSectorBytes;
+  const std::uint64_t to = (sectors.back() + 1) * kSectorBytes;
+  return alone_in(VolumeOffset{from}, to - from,
+                  [&] { return healer_->mark_pending(sectors); });
+}
+
+Status Volume::detach_pending(BlockNo block) {
+  const auto entry =
+      store_->table().find_first(block, BlockNo{block.value + 1});
+  if (!entry || entry->remapped()) return {};
+  const auto probed = healer_->probe_sectors(block);
+  if (!probed) return probed.error();
+  const std::uint64_t readable = *probed;
+  const std::uint64_t bytes = block_bytes();
+  return alone_in(VolumeOffset{block.value * bytes}, bytes, [&]() -> Status {
+    const auto now =
+        store_->table().find_first(block, BlockNo{block.value + 1});
+    if (!now || now->remapped()) return {};
+    MapCounts counts;
+    return healer_->remap(block, 1, readable, counts, true);
+  });
+}
+
+Status Volume::alone_in(VolumeOffset offset, std::uint64_t length,
+                        const std::function<Status()>& body) {
+  const auto pass = gate_.enter();
+  if (!pass) return stopping();
+  return locked(Mode::exclusive, offset, length, body);
+}
+
+Status Volume::alone(std::chrono::milliseconds drain,
+                     const std::function<Status(Disk& main)>& change) {
+  if (!gate_.hold(drain))
+    return make_error(
+        ETIMEDOUT,
+        fmt::format("volume: {} requests have not ended within {} ms",
+                    gate_.inside(), drain.count()));
+  struct Release {
+    Gate& gate;
+    ~Release() { gate.release(); }
+  } release{gate_};
+  if (gate_.closed()) return stopping();
+  return change(*main_);
+}
+
+Status Volume::set_main(const std::string& identity, std::uint64_t disk_bytes) {
+  Status status = store_->set_main(identity, disk_bytes);
+  if (status) breaker_.begin_anew();
+  return status;
+}
+
+}  // namespace nbd_remap

@@ -1,0 +1,212 @@
+// SPDX-License-Identifier: BSD-3-Clause
+// MAIN is replaced as its owner does it: nbd-remapctl against a server that
+// clients use, which is killed meanwhile.
+
+#include <gtest/gtest.h>
+
+#include <filesystem>
+#include <random>
+#include <thread>
+
+#include "tests/e2e/block_writer.hpp"
+#include "tests/e2e/harness.hpp"
+
+namespace nbd_remap {
+namespace {
+
+namespace fs = std::filesystem;
+constexpr std::uint64_t kMiB = 1 << 20;
+constexpr std::uint64_t kSpare = 64 * kMiB;
+
+Ended ctl(const RemapServer& volume, Words words) {
+  words.insert(words.begin(), NBD_REMAPCTL);
+  words.push_back("--socket=" + volume.control());
+  return run(words);
+}
+
+json status(const RemapServer& volume) {
+  const Ended ended = ctl(volume, {"volume", "replace", "--status", "--json"});
+  return ended.out.empty() ? json::object() : json::parse(ended.out);
+}
+
+bool reaches(const RemapServer& volume, const std::string& phase) {
+  return eventually([&] { return status(volume)["phase"] == phase; }, 120s);
+}
+
+TEST(RemapReplace, killed_again_and_again_under_load_it_ends_on_the_new_disk) {
+  const unsigned seed = std::random_device()();
+  SCOPED_TRACE("seed " + std::to_string(seed));
+  std::mt19937_64 random(seed);
+  // In regions that are copied early, and then written again and again.
+  constexpr std::uint64_t kBlocks = 512;
+  const ScratchDir dir;
+  const std::string image = dir.make_file("old.img", 64 * kMiB);
+  const std::string spare = dir.make_file("spare.img", kSpare);
+  const std::string next = dir.make_file("new.img", 64 * kMiB);
+  const BadDisk old(dir, "old", image,
+                    {"bad=40-47,1600-1607", "mode=write",
+                     "seed=" + std::to_string(seed % 1000)});
+  // Slow enough to be killed on the way; with more threads nbdkit before 1.34
+  // aborts when a client is killed.
+  Server slow(dir, "new",
+              {"-t", "1", "--filter=delay", "file", next, "wdelay=20ms",
+               "delay-zero=100ms"});
+  slow.verbose = false;
+  slow.start();
+  format(old.uri(), spare);
+  RemapServer volume(dir, "volume", old.uri(), spare);
+  volume.verbose = false;
+  const BlockWriters writers = make_writers(4, kBlocks, seed);
+  std::uint64_t durable = 0;
+  std::uint64_t copying = 0;
+  std::uint64_t in_sync = 0;
+  const int cycles = in_long_form(200, 5);
+  for (int cycle = 0; cycle < cycles; ++cycle) {
+    volume.start();
+    verify_blocks(Client(volume.uri()), writers, &durable);
+    ASSERT_FALSE(testing::Test::HasFatalFailure()) << "cycle " << cycle;
+    const json now = status(volume);
+    if (now["phase"] == "none") {
+      const Ended begun = ctl(volume, {"volume", "replace", slow.uri()});
+      ASSERT_EQ(begun.code, 0) << begun.err;
+    } else {
+      in_sync = std::max<std::uint64_t>(in_sync, now["regions_in_sync"]);
+    }
+    std::vector<std::thread> threads;
+    const std::uint64_t begin = writers[0]->done;
+    for (const auto& writer : writers)
+      threads.emplace_back(
+          [&writer, c = Client(volume.uri())] { writer->work(c); });
+    const std::uint64_t target = begin + 5 + random() % 40;
+    EXPECT_TRUE(eventually([&] { return writers[0]->done > target; }, 60s));
+    const bool last = cycle + 1 == cycles;
+    const bool done = status(volume)["phase"] != "copying";
+    copying += done ? 0 : 1;
+    EXPECT_TRUE(!last || reaches(volume, "done")) << status(volume).dump(1);
+    const bool switched = last || done;
+    volume.kill();
+    for (std::thread& t : threads) t.join();
+    if (switched) break;
+  }
+  EXPECT_GE(copying, 3U) << "too quick to be killed on its way";
+  // Contract M3: the old disk is refused, with a line that says what to do.
+  RemapServer wrong(dir, "wrong", old.uri(), spare);
+  EXPECT_FALSE(wrong.try_start());
+  EXPECT_NE(wrong.log().find("MAIN was replaced by " + slow.uri()),
+            std::string::npos)
+      << wrong.log();
+  RemapServer moved(dir, "moved", slow.uri(), spare);
+  moved.start();
+  verify_blocks(Client(moved.uri()), writers, &durable);
+  EXPECT_GT(durable, 50U);
+  EXPECT_TRUE(reaches(moved, "done"));
+  EXPECT_EQ(moved.show()["blocks"]["remapped"], 0);
+  EXPECT_EQ(moved.stop().code, 0);
+}
+
+class RemapReplaceWords : public testing::Test {
+ protected:
+  void SetUp() override {
+    main_ = dir_.make_file("main.img", 8 * kMiB);
+    spare_ = dir_.make_file("spare.img", kSpare);
+    next_ = dir_.make_file("next.img", 8 * kMiB);
+    format(main_, spare_);
+    volume_ = std::make_unique<RemapServer>(dir_, "volume", main_, spare_);
+    volume_->start();
+  }
+  void expect_refusal(const Words& words, int code, const std::string& part) {
+    const Ended ended = ctl(*volume_, words);
+    EXPECT_EQ(ended.code, code) << ended.err;
+    EXPECT_EQ(count_of(ended.err, "\n"), 1U) << ended.err;
+    EXPECT_NE(ended.err.find(part), std::string::npos) << ended.err;
+    EXPECT_EQ(status(*volume_)["phase"], "none");
+  }
+
+  ScratchDir dir_;
+  std::string main_;
+  std::string spare_;
+  std::string next_;
+  std::unique_ptr<RemapServer> volume_;
+};
+
+TEST_F(RemapReplaceWords, what_is_no_disk_for_it_is_refused_in_one_line) {
+  const std::string small = dir_.make_file("small.img", 4 * kMiB);
+  expect_refusal({"volume", "replace", small}, 1, "expected at least");
+  expect_refusal({"volume", "replace", dir_.file("none.img")}, 1, "none.img");
+  expect_refusal({"volume", "replace", main_}, 1, "in use");
+  expect_refusal({"volume", "replace", spare_}, 1, "in use");
+  const std::string full = dir_.make_file("full.img", 8 * kMiB);
+  const std::string foreign = dir_.make_file("foreign.img", kSpare);
+  format(full, foreign);
+  expect_refusal({"volume", "replace", foreign}, 1, "is not empty");
+  expect_refusal({"volume", "replace"}, 2, "expected the path");
+  expect_refusal({"volume", "replace", "--status", "--abort"}, 2, "--");
+  expect_refusal({"volume", "replace", "--abort"}, 1, "not being replaced");
+  EXPECT_EQ(volume_->stop().code, 0);
+}
+
+TEST_F(RemapReplaceWords, a_spare_without_room_for_notes_is_refused) {
+  const std::string small = dir_.make_file("little.img", 4 * kMiB);
+  const std::string other = dir_.make_file("other.img", 8 * kMiB);
+  format(other, small);
+  RemapServer volume(dir_, "little", other, small);
+  volume.start();
+  const Ended ended = ctl(volume, {"volume", "replace", next_});
+  EXPECT_EQ(ended.code, 1);
+  EXPECT_NE(ended.err.find("64 MiB"), std::string::npos) << ended.err;
+}
+
+TEST_F(RemapReplaceWords, a_file_is_replaced_by_a_larger_one_and_says_so) {
+  const Client client(volume_->uri());
+  ASSERT_EQ(client.write(kMiB, pattern(1, 4096)), 0);
+  fs::resize_file(next_, 16 * kMiB);
+  const Ended begun = ctl(*volume_, {"volume", "replace", next_});
+  ASSERT_EQ(begun.code, 0) << begun.err;
+  EXPECT_NE(begun.out.find(next_), std::string::npos) << begun.out;
+  ASSERT_TRUE(reaches(*volume_, "done"));
+  const Ended ended = ctl(*volume_, {"volume", "replace", "--status"});
+  EXPECT_EQ(ended.code, 0);
+  EXPECT_NE(ended.out.find("done"), std::string::npos) << ended.out;
+  EXPECT_EQ(volume_->show()["main"]["name"], next_);
+  ASSERT_EQ(client.write(2 * kMiB, pattern(2, 4096), LIBNBD_CMD_FLAG_FUA), 0);
+  volume_->kill();
+  RemapServer moved(dir_, "moved", next_, spare_);
+  moved.start();
+  const Client again(moved.uri());
+  EXPECT_EQ(again.size(), 8 * kMiB);
+  std::string data;
+  EXPECT_EQ(again.read(kMiB, 4096, &data), 0);
+  EXPECT_TRUE(data == pattern(1, 4096));
+  EXPECT_EQ(again.read(2 * kMiB, 4096, &data), 0);
+  EXPECT_TRUE(data == pattern(2, 4096));
+  EXPECT_EQ(ctl(moved, {"volume", "grow"}).code, 0);
+  EXPECT_EQ(Client(moved.uri()).size(), 16 * kMiB);
+  EXPECT_EQ(moved.stop().code, 0);
+}
+
+// Contract L2: a stop in the middle of it.
+TEST_F(RemapReplaceWords, a_server_that_is_stopped_goes_on_where_it_was) {
+  Server slow(dir_, "slow", {"--filter=delay", "file", next_, "wdelay=100ms"});
+  slow.start();
+  const Client client(volume_->uri());
+  for (std::uint64_t at = 0; at < 8 * kMiB; at += kMiB)
+    ASSERT_EQ(client.write(at, pattern(at, kMiB)), 0);
+  ASSERT_EQ(ctl(*volume_, {"volume", "replace", slow.uri()}).code, 0);
+  EXPECT_TRUE(
+      eventually([&] { return status(*volume_)["copied_bytes"] >= 2 * kMiB; }));
+  EXPECT_EQ(volume_->stop().code, 0);
+  volume_->start();
+  const json now = status(*volume_);
+  EXPECT_EQ(now["phase"], "copying");
+  EXPECT_GE(now["copied_bytes"], 2 * kMiB) << now.dump(1);
+  ASSERT_TRUE(reaches(*volume_, "done"));
+  const Client again(volume_->uri());
+  std::string data;
+  for (std::uint64_t at = 0; at < 8 * kMiB; at += kMiB) {
+    ASSERT_EQ(again.read(at, kMiB, &data), 0);
+    EXPECT_TRUE(data == pattern(at, kMiB)) << at;
+  }
+}
+
+}  // namespace
+}  // namespace nbd_remap
