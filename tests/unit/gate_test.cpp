@@ -82,5 +82,31 @@ TEST(Gate, nobody_is_inside_after_a_close_and_drain_under_load) {
   EXPECT_EQ(gate.inside(), 0U);
 }
 
+TEST(Gate, who_holds_it_is_alone_and_a_resume_does_not_end_that) {
+  Gate gate;
+  auto pass = gate.enter();
+  EXPECT_FALSE(gate.hold(milliseconds(1))) << "somebody is inside";
+  pass.reset();
+  ASSERT_TRUE(gate.hold(kLong));
+  EXPECT_FALSE(gate.hold(milliseconds(1))) << "it is held";
+  gate.pause(milliseconds(1));
+  gate.resume();
+  std::atomic<bool> entered = false;
+  std::jthread worker([&] { entered = gate.enter().has_value(); });
+  EXPECT_FALSE(gate.paused());
+  EXPECT_EQ(gate.inside(), 0U);
+  EXPECT_FALSE(entered);
+  gate.release();
+  worker.join();
+  EXPECT_TRUE(entered);
+}
+
+TEST(Gate, a_close_lets_nobody_wait_for_who_holds_it) {
+  Gate gate;
+  ASSERT_TRUE(gate.hold(kLong));
+  std::jthread worker([&] { EXPECT_FALSE(gate.enter()); });
+  gate.close();
+}
+
 }  // namespace
 }  // namespace nbd_remap
