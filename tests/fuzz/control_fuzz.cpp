@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "plugins/baddisk/control.hpp"
+#include "plugins/nbdkit/health_endpoint.hpp"
 #include "plugins/nbdkit/map_endpoint.hpp"
 #include "plugins/nbdkit/status_endpoint.hpp"
 #include "plugins/wire/target.hpp"
@@ -65,6 +66,7 @@ class VolumeWorld {
   bool quiesced() const { return rig_.volume->status().quiesced; }
   HttpResponse answer(const HttpRequest& request) {
     auto answer = map_.answer(request);
+    if (!answer) answer = judged_.answer(request);
     return answer ? std::move(*answer) : status_.answer(request);
   }
   // A job that takes its time would change the map under the next request.
@@ -85,7 +87,12 @@ class VolumeWorld {
     return options;
   }
   Rig rig_{small()};
-  StatusEndpoint status_{*rig_.volume, "disk", rig_.clock, [] {}};
+  HealthKeeper health_{[this] { return rig_.volume->status(); },
+                       {},
+                       rig_.clock,
+                       [](LogLevel, std::string_view) {}};
+  HealthEndpoint judged_{health_, "disk"};
+  StatusEndpoint status_{*rig_.volume, health_, "disk", rig_.clock, [] {}};
   MapEndpoint map_{*rig_.volume, "disk", rig_.clock};
 };
 
