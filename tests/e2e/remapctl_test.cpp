@@ -23,10 +23,10 @@ TEST_F(RemapctlTest, what_is_typed_wrong_is_said_in_one_line) {
   };
   const std::string socket = "--socket=" + socket_;
   for (const Case& c : {
-           Case{{}, 2, "expected one of: health, volume, map, spare"},
+           Case{{}, 2, "expected one of: health, volume, map, scan, spare"},
            Case{{"frob"}, 2, "no command \"frob\""},
            Case{{"--frob"}, 2, "expected one of"},
-           Case{{"volume"}, 2, "volume list, volume show, volume stop"},
+           Case{{"volume"}, 2, "volume list, volume show, volume acknowledge"},
            Case{{"volume", "frob"}, 2, "volume list"},
            Case{{"volume", "list"}, 2, "--socket is missing"},
            Case{{"health", "now", socket}, 2, "now"},
@@ -164,7 +164,8 @@ TEST_F(RemapctlTest, the_man_page_has_the_options_that_the_program_has) {
         Words{"map", "explain", "--help"}, Words{"map", "retest", "--help"},
         Words{"map", "clear", "--help"}, Words{"map", "export", "--help"},
         Words{"map", "import", "--help"}, Words{"volume", "grow", "--help"},
-        Words{"volume", "quiesce", "--help"}, Words{"scan", "seed", "--help"},
+        Words{"volume", "quiesce", "--help"},
+        Words{"volume", "replace", "--help"}, Words{"scan", "seed", "--help"},
         Words{"spare", "format", "--help"}, Words{"spare", "check", "--help"},
         Words{"spare", "dump", "--help"}, Words{"spare", "repair", "--help"},
         Words{"spare", "restore", "--help"}, Words{"spare", "scan", "--help"},
