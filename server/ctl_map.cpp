@@ -109,7 +109,8 @@ Result<Shape> shape_of(const ControlClient& client, const std::string& name) {
   if (!volume) return volume.error();
   return render([&] {
     Shape shape{number(*volume, "size"), number(*volume, "block_size"), 0};
-    if (!is_power_of_two(shape.block) || shape.block < kSectorBytes)
+    if (!is_power_of_two(shape.block) || shape.block < kSectorBytes ||
+        shape.block > kMaxBlockBytes)
       throw Misfit("\"block_size\" is no size");
     const json& spare = field(*volume, "spare");
     if (spare.is_null()) return shape;

@@ -12,6 +12,7 @@
 #include <filesystem>
 #include <fstream>
 
+#include "plugins/base/units.hpp"
 #include "plugins/wire/http_server.hpp"
 #include "server/ctl_map_text.hpp"
 
@@ -75,7 +76,7 @@ class CtlMapTest : public testing::Test {
         folder_ + "/control",
         [this, answer = std::move(answer)](const HttpRequest& request) {
           ++asked_;
-          if (request.path == kBase) return HttpResponse{200, volume().dump()};
+          if (request.path == kBase) return HttpResponse{200, about_.dump()};
           return HttpResponse{200, answer(request).dump()};
         },
         [](LogLevel, std::string_view) {});
@@ -94,6 +95,7 @@ class CtlMapTest : public testing::Test {
   }
 
   std::string folder_;
+  json about_ = volume();  // what the server says of the volume
   std::atomic<int> asked_{0};
   const Progress quiet_ = [](const std::string&) {};
   std::unique_ptr<HttpServer> server_;
@@ -222,6 +224,29 @@ TEST_F(CtlMapTest, a_map_that_makes_no_sense_is_not_exported) {
     const auto text = map_export(client(), "disk", {});
     ASSERT_FALSE(text) << lie;
     EXPECT_EQ(text.error().errnum, EPROTO);
+  }
+}
+
+// A list has a line for each piece of a block: it must not be the server that
+// says how many. Contract C14.
+TEST_F(CtlMapTest, a_block_that_no_volume_has_is_not_exported) {
+  about_ = volume(std::uint64_t{1} << 62);
+  serve([](const HttpRequest&) {
+    return page(json::array({entry(0, true, json::array())}));
+  });
+  const MapExport list{ListFormat::badblocks, 1024, true};
+  for (const std::uint64_t block : {kMaxBlockBytes, 4096U, 512U}) {
+    about_["block_size"] = block;
+    EXPECT_TRUE(map_export(client(), "disk", list)) << block;
+  }
+  for (const std::uint64_t block :
+       {std::uint64_t{kMaxBlockBytes} * 2, std::uint64_t{1} << 25}) {
+    about_["block_size"] = block;
+    const auto refused = map_export(client(), "disk", list);
+    ASSERT_FALSE(refused) << block;
+    EXPECT_NE(refused.error().place.find("\"block_size\" is no size"),
+              std::string::npos)
+        << refused.error().place;
   }
 }
 
