@@ -265,12 +265,13 @@ TEST(CtlRender, health_is_told_with_its_parts) {
             "          spare: 5 of 25 lost; 5 of 25 gone\n"
             "Forecast  no forecast\n"
             "          acknowledged on 2026-11-21; worse since\n");
-  for (const auto& [key, value] : health_answer().items()) {
-    json without = health_answer();
+  const json whole = health_answer();
+  for (const auto& [key, value] : whole.items()) {
+    json without = whole;
     without.erase(key);
     EXPECT_FALSE(answer_fields::render([&] { return health_text(without); }))
         << key;
-    json odd = health_answer();
+    json odd = whole;
     odd[key] = json::array({json::array({-1})});
     EXPECT_FALSE(answer_fields::render([&] { return health_text(odd); }))
         << key;
