@@ -15,7 +15,7 @@ namespace {
 using namespace answer_fields;  // NOLINT: this file is about them
 using nlohmann::json;
 
-std::string line(const char* label, const std::string& words) {
+std::string health_line(const char* label, const std::string& words) {
   return fmt::format("{:<10}{}\n", label, words);
 }
 
@@ -28,18 +28,20 @@ std::string day(std::uint64_t unix_seconds) {
 }  // namespace
 
 std::string health_text(const json& health) {
-  std::string out = line("Health", text(health, "sentence"));
-  out += line("Score", fmt::format("{} of 100", number(health, "score")));
+  std::string out = health_line("Health", text(health, "sentence"));
+  out +=
+      health_line("Score", fmt::format("{} of 100", number(health, "score")));
   for (const json& part : list(health, "parts"))
-    out += line("", fmt::format("{}: {} of {} lost; {}", text(part, "name"),
-                                number(part, "lost"), number(part, "weight"),
-                                text(part, "why")));
-  out += line("Forecast", text(field(health, "forecast"), "text"));
+    out +=
+        health_line("", fmt::format("{}: {} of {} lost; {}", text(part, "name"),
+                                    number(part, "lost"),
+                                    number(part, "weight"), text(part, "why")));
+  out += health_line("Forecast", text(field(health, "forecast"), "text"));
   const json& known = field(health, "acknowledged");
   if (!known.is_null())
-    out +=
-        line("", fmt::format("acknowledged on {}{}", day(number(known, "at")),
-                             flag(health, "alert") ? "; worse since" : ""));
+    out += health_line(
+        "", fmt::format("acknowledged on {}{}", day(number(known, "at")),
+                        flag(health, "alert") ? "; worse since" : ""));
   return out;
 }
 

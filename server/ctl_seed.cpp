@@ -24,19 +24,20 @@ Error usage(const std::string& words) {
   return make_error(ErrorClass::caller, EDESTADDRREQ, words);
 }
 
-struct Shape {
+struct SeededVolume {
   std::uint64_t size = 0;
   std::uint64_t block = 0;
   std::string main;
   bool remote = false;
 };
-Result<Shape> shape_of(const ControlClient& client, const std::string& name) {
+Result<SeededVolume> seeded_volume(const ControlClient& client,
+                                   const std::string& name) {
   const auto volume = client.volume(name);
   if (!volume) return volume.error();
   return render([&] {
     const json& main = field(*volume, "main");
-    Shape shape{number(*volume, "size"), number(*volume, "block_size"), "",
-                flag(main, "remote")};
+    SeededVolume shape{number(*volume, "size"), number(*volume, "block_size"),
+                       "", flag(main, "remote")};
     if (!is_power_of_two(shape.block) || shape.block < kSectorBytes ||
         shape.block > kMaxBlockBytes)
       throw Misfit("\"block_size\" is no size");
@@ -52,7 +53,7 @@ constexpr const char* kSayOffset =
 
 // Where MAIN begins on its disk, which must be the one that was asked.
 Result<std::uint64_t> partition_start(const SeedRequest& what,
-                                      const Shape& shape) {
+                                      const SeededVolume& shape) {
   if (what.partition != "auto") {
     const auto bytes = parse_bytes(what.partition);
     if (bytes && *bytes % kSectorBytes == 0) return *bytes;
@@ -156,7 +157,7 @@ Result<MapAnswer> scan_seed(const ControlClient& client,
                             const Progress& progress) {
   if (what.device.empty() == what.smart_json.empty())
     return usage("expected one of --device=DISK and --smart-json=FILE");
-  const auto shape = shape_of(client, name);
+  const auto shape = seeded_volume(client, name);
   if (!shape) return shape.error();
   const auto first = partition_start(what, *shape);
   if (!first) return first.error();

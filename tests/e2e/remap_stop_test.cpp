@@ -37,7 +37,7 @@ std::uint64_t main_bytes_for(std::uint64_t mappings) {
 // A SPARE with so many mappings of MAIN, which is a file or a URI.
 void make_spare(const std::string& main, const std::string& spare,
                 std::uint64_t mappings) {
-  fs::resize_file(spare, spare_bytes_for(mappings + 1000, 4096));
+  fs::resize_file(spare, fresh_bytes_for(mappings + 1000, 4096));
   format(main, spare);
   if (mappings == 0) return;
   auto disk = open_backend(spare, {});
@@ -47,8 +47,12 @@ void make_spare(const std::string& main, const std::string& spare,
   auto log = RemapLog::take_over(**disk, *found, [](LogLevel, auto) {});
   ASSERT_TRUE(log);
   MapState state;
-  for (std::uint64_t i = 0; i < mappings; ++i)
-    state.entries.push_back({BlockNo{i * kStep + 1}, i, 0xFF});
+  const Layout& layout = found->superblock.layout;
+  SlotNo slot{0};
+  for (std::uint64_t i = 0; i < mappings; ++i, ++slot.value) {
+    while (!layout.has_slot(slot)) ++slot.value;
+    state.entries.push_back({BlockNo{i * kStep + 1}, slot.value, 0xFF});
+  }
   ASSERT_TRUE((*log)->checkpoint(state));
   ASSERT_TRUE((*log)->append(RecordType::closed, {}));
 }
