@@ -229,6 +229,11 @@ Result<std::unique_ptr<VolumeServer>> VolumeServer::start(const Parameters& p,
   self->health_ = std::make_unique<HealthKeeper>(
       [volume = self->volume_.get()] { return volume->status(); },
       std::move(past), self->clock_, self->host_.log);
+  if (!self->volume_->read_only())
+    self->scanner_ = std::make_unique<Scanner>(
+        scan_volume_of(*self->volume_), self->volume_->state_area(),
+        self->clock_, p.scan, self->host_.log);
+
   if (!p.control.empty()) {
     began = steady_clock::now();
     self->endpoint_ = std::make_unique<StatusEndpoint>(
@@ -238,12 +243,16 @@ Result<std::unique_ptr<VolumeServer>> VolumeServer::start(const Parameters& p,
         std::make_unique<HealthEndpoint>(*self->health_, name_of(p.main));
     self->map_endpoint_ = std::make_unique<MapEndpoint>(
         *self->volume_, name_of(p.main), self->clock_);
+    self->scan_endpoint_ = std::make_unique<ScanEndpoint>(
+        *self->volume_, self->scanner_.get(), name_of(p.main), self->clock_);
     auto control = HttpServer::start(
         p.control,
         [endpoint = self->endpoint_.get(), map = self->map_endpoint_.get(),
-         health = self->health_endpoint_.get()](const HttpRequest& request) {
+         health = self->health_endpoint_.get(),
+         scan = self->scan_endpoint_.get()](const HttpRequest& request) {
           auto answer = map->answer(request);
           if (!answer) answer = health->answer(request);
+          if (!answer) answer = scan->answer(request);
           return answer ? std::move(*answer) : endpoint->answer(request);
         },
         self->host_.log);
@@ -321,6 +330,11 @@ void VolumeServer::stop() {
   });
   auto began = steady_clock::now();
   if (health_) health_->stop();
+  if (scanner_) {
+    scanner_->stop();
+    step("stop: scanner ended", began);
+    began = steady_clock::now();
+  }
   if (drained_) {
     if (Status status = volume_->close(); status)
       step("stop: checkpoint written, marked clean", began);
@@ -333,6 +347,8 @@ void VolumeServer::stop() {
   control_.reset();
   map_endpoint_.reset();  // its worker has ended, as its requests have
   health_endpoint_.reset();
+  scan_endpoint_.reset();
+  scanner_.reset();
   endpoint_.reset();
   health_.reset();
   volume_.reset();

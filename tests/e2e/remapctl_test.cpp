@@ -165,6 +165,8 @@ TEST_F(RemapctlTest, the_man_page_has_the_options_that_the_program_has) {
         Words{"map", "clear", "--help"}, Words{"map", "export", "--help"},
         Words{"map", "import", "--help"}, Words{"volume", "grow", "--help"},
         Words{"volume", "quiesce", "--help"}, Words{"scan", "seed", "--help"},
+        Words{"map", "cells", "--help"}, Words{"scan", "start", "--help"},
+        Words{"volume", "quiesce", "--help"},
         Words{"spare", "format", "--help"}, Words{"spare", "check", "--help"},
         Words{"spare", "dump", "--help"}, Words{"spare", "repair", "--help"},
         Words{"spare", "restore", "--help"}, Words{"spare", "scan", "--help"},
