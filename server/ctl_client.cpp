@@ -255,6 +255,12 @@ Result<json> ControlClient::run_job(const std::string& name,
   return answer;
 }
 
+Result<json> ControlClient::of_volume(const std::string& name,
+                                      const std::string& method,
+                                      const std::string& target) const {
+  return ask(method, volume_path(name) + target, "volume " + name);
+}
+
 Result<json> ControlClient::stop(const std::string& name) const {
   return ask("POST", volume_path(name) + "/stop", "volume " + name);
 }

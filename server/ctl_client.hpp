@@ -64,6 +64,10 @@ class ControlClient {
                                     const nlohmann::json& counts) const;
   // From here on only what is worse than now is an alert.
   Result<nlohmann::json> acknowledge(const std::string& name) const;
+  // One question; target: what follows the volume's path.
+  Result<nlohmann::json> of_volume(const std::string& name,
+                                   const std::string& method,
+                                   const std::string& target) const;
 
  private:
   Result<nlohmann::json> page(const std::string& name, std::uint64_t block,

@@ -24,6 +24,7 @@
 #include "server/ctl_render_health.hpp"
 #include "server/ctl_replace.hpp"
 #include "server/ctl_seed_words.hpp"
+#include "server/ctl_scan.hpp"
 #include "server/ctl_spare.hpp"
 
 namespace nbd_remap {
@@ -127,7 +128,9 @@ class Ctl {
     show->add_option("--limit", limit_, "At most so many blocks (default 1000)")
         ->check(CLI::Range(std::uint64_t{1}, kMaxLimit));
     map_words_.add_to(*map_);
-    seed_words_.add_to(*add_noun("scan", "Look for what is going bad"));
+    CLI::App* scan = add_noun("scan", "Look for what is going bad");
+    scan_words_.add_to(*scan, *map_);
+    seed_words_.add_to(*scan);
     // Never parsed: run() hands it over.
     app_.add_subcommand("spare", "Format, check, mend or save a SPARE offline");
   }
@@ -301,6 +304,11 @@ class Ctl {
       if (!answer) return answer.error();
       return print(answer->json, answer->text, answer->status);
     }
+    if (scan_words_.parsed()) {
+      const auto answer = scan_words_.run(client);
+      if (!answer) return answer.error();
+      return print(answer->json, answer->text, answer->status);
+    }
     if (seed_words_.parsed()) {
       const bool shown = !json_ && ::isatty(STDERR_FILENO) == 1;
       const auto answer = seed_words_.run(client, ProgressLine(shown));
@@ -361,6 +369,7 @@ class Ctl {
   CLI::App* map_ = nullptr;
   MapWords map_words_;
   SeedWords seed_words_;
+  ScanWords scan_words_;
   bool json_ = false;
   std::string socket_;
   int timeout_s_ = 5;

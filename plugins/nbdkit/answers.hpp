@@ -23,6 +23,14 @@ inline HttpResponse reply(const nlohmann::json& body, int status = 200) {
               "\n"};
 }
 
+inline HttpResponse bad_request(const std::string& detail) {
+  return http_problem(400, "Bad request", detail);
+}
+
+inline HttpResponse conflict(const std::string& detail) {
+  return http_problem(409, "Conflict", detail);
+}
+
 // Empty: it is there and is no number.
 inline std::optional<std::uint64_t> number(const HttpRequest& request,
                                            const std::string& key,

@@ -28,14 +28,6 @@ json counts_json(const MapCounts& c) {
           {"cleared_sectors", c.cleared_sectors}};
 }
 
-HttpResponse bad_request(const std::string& detail) {
-  return http_problem(400, "Bad request", detail);
-}
-
-HttpResponse conflict(const std::string& detail) {
-  return http_problem(409, "Conflict", detail);
-}
-
 json slot_json(std::uint64_t slot_or_none) {
   return slot_or_none == RemapEntry::kNoSlot ? json() : json(slot_or_none);
 }

@@ -141,6 +141,30 @@ Status ParameterParser::add(const std::string& key, const std::string& value) {
     p.volume.breaker = *n;
     return {};
   }
+  if (key == "scan") {
+    if (value == "manual") return {};
+    const auto every = parse_duration(value);
+    if (!every)
+      return wrong(key, value, "manual, or how often, up to 10 years", "7d");
+    p.scan.every = *every;
+    return {};
+  }
+  if (key == "scan-rate") {
+    const auto rate = parse_scan_rate(value);
+    if (!rate)
+      return wrong(key, value,
+                   "bytes a second of at least 32K, a share of the idle time "
+                   "from 1% to 100%, or max",
+                   "50M");
+    p.scan.rate = *rate;
+    return {};
+  }
+  if (key == "rescue")
+    return parse_choice<Rescue>(key, value,
+                                {{"off", Rescue::off},
+                                 {"pending", Rescue::pending},
+                                 {"suspect", Rescue::suspect}},
+                                p.scan.rescue);
   if (key == "spare-uuid") {
     const auto uuid = parse_uuid(value);
     if (!uuid)
@@ -151,12 +175,14 @@ Status ParameterParser::add(const std::string& key, const std::string& value) {
   }
   return make_error(
       ErrorClass::caller, EINVAL,
-      fmt::format("{}={}: unknown parameter; expected one of main, spare, "
-                  "control, direct, main-connections, main-timeout, "
-                  "spare-timeout, block-size, on-pending-write, retries, "
-                  "breaker, spare-uuid, missing-spare, for example "
-                  "spare=/dev/sdc",
-                  key, value));
+      fmt::format(
+          "{}={}: unknown parameter; expected one of main, spare, "
+          "control, direct, main-connections, main-timeout, "
+          "spare-timeout, block-size, on-pending-write, retries, "
+          "breaker, scan, scan-rate, rescue, spare-uuid, missing-spare, for "
+          "example "
+          "spare=/dev/sdc",
+          key, value));
 }
 
 Result<Parameters> ParameterParser::finish() const {
@@ -207,6 +233,14 @@ const char* parameter_help() {
          "breaker=N              blocks failing in a row before MAIN is "
          "probed\n"
          "                       as a whole (default 16)\n"
+         "scan=manual|DURATION   read all of MAIN by itself so often, such as\n"
+         "                       7d (default manual)\n"
+         "scan-rate=RATE         of that: bytes a second, a share such as "
+         "30%,\n"
+         "                       or max (default max)\n"
+         "rescue=off|pending|suspect\n"
+         "                       which blocks the scanner moves to SPARE by\n"
+         "                       itself (default suspect)\n"
          "spare-uuid=UUID        refuse any other SPARE\n"
          "missing-spare=refuse|readonly\n"
          "                       without a SPARE that can be written: do not\n"

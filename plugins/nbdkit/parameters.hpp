@@ -12,6 +12,7 @@
 #include "plugins/backend/open_backend.hpp"
 #include "plugins/base/result.hpp"
 #include "plugins/remap/remap_format.hpp"
+#include "plugins/scanner/scan_engine.hpp"
 #include "plugins/volume/volume_options.hpp"
 
 namespace nbd_remap {
@@ -32,6 +33,7 @@ struct Parameters {
   std::optional<Uuid> spare_uuid;            // refuse any other SPARE
   MissingSpare missing_spare = MissingSpare::refuse;
   VolumeOptions volume;
+  ScanOptions scan;
 };
 
 // Collects words one by one, then answers with all of them. An error's place

@@ -270,6 +270,10 @@ Result<std::unique_ptr<VolumeServer>> VolumeServer::start(const Parameters& p,
       new_disk_opener(p, self->host_.log, self->owner_), self->clock_,
       self->host_.log);
   self->replacer_->resume();
+  if (!self->volume_->read_only())
+    self->scanner_ = std::make_unique<Scanner>(
+        scan_volume_of(*self->volume_), self->volume_->state_area(),
+        self->clock_, p.scan, self->host_.log);
 
   if (!p.control.empty()) {
     began = steady_clock::now();
@@ -282,14 +286,18 @@ Result<std::unique_ptr<VolumeServer>> VolumeServer::start(const Parameters& p,
         *self->volume_, name_of(p.main), self->clock_);
     self->replace_endpoint_ = std::make_unique<ReplaceEndpoint>(
         *self->replacer_, *self->map_endpoint_, name_of(p.main));
+    self->scan_endpoint_ = std::make_unique<ScanEndpoint>(
+        *self->volume_, self->scanner_.get(), name_of(p.main), self->clock_);
     auto control = HttpServer::start(
         p.control,
         [endpoint = self->endpoint_.get(), map = self->map_endpoint_.get(),
          health = self->health_endpoint_.get(),
-         replace = self->replace_endpoint_.get()](const HttpRequest& request) {
+         replace = self->replace_endpoint_.get(),
+         scan = self->scan_endpoint_.get()](const HttpRequest& request) {
           auto answer = map->answer(request);
           if (!answer) answer = health->answer(request);
           if (!answer) answer = replace->answer(request);
+          if (!answer) answer = scan->answer(request);
           return answer ? std::move(*answer) : endpoint->answer(request);
         },
         self->host_.log);
@@ -368,6 +376,11 @@ void VolumeServer::stop() {
   });
   auto began = steady_clock::now();
   if (health_) health_->stop();
+  if (scanner_) {
+    scanner_->stop();
+    step("stop: scanner ended", began);
+    began = steady_clock::now();
+  }
   if (drained_) {
     replacer_->stop();
     if (Status status = volume_->close(); status)
@@ -382,6 +395,8 @@ void VolumeServer::stop() {
   replace_endpoint_.reset();
   map_endpoint_.reset();  // its worker has ended, as its requests have
   health_endpoint_.reset();
+  scan_endpoint_.reset();
+  scanner_.reset();
   endpoint_.reset();
   health_.reset();
   volume_.reset();

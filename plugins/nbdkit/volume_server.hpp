@@ -3,8 +3,9 @@
 // VolumeServer: one volume from start to stop inside nbdkit (contract L1, L2).
 //
 // Start  backends, metadata, volume, control socket, then the thread that
-//        waits for the end. A step that fails undoes the earlier ones and says
-//        which it was. Every step is logged with its time.
+//        waits for the end, the scanner after the volume. A step that fails
+//        undoes the earlier ones and says which it was. Every step is logged
+//        with its time.
 // Stop   begins when nbdkit is told to end: close the gate, wait for requests
 //        in flight, shut the clients' sockets; then, from nbdkit's cleanup
 //        callback: control socket, checkpoint and clean mark, disks. If
@@ -30,6 +31,7 @@
 #include "plugins/nbdkit/owner_check.hpp"
 #include "plugins/nbdkit/parameters.hpp"
 #include "plugins/nbdkit/replace_endpoint.hpp"
+#include "plugins/nbdkit/scan_endpoint.hpp"
 #include "plugins/nbdkit/status_endpoint.hpp"
 #include "plugins/replace/replacer.hpp"
 #include "plugins/volume/volume.hpp"
@@ -79,10 +81,12 @@ class VolumeServer {
   std::unique_ptr<Replacer> replacer_;  // outlives the volume
   std::unique_ptr<Volume> volume_;
   std::unique_ptr<HealthKeeper> health_;
+  std::unique_ptr<Scanner> scanner_;  // none of a read-only volume
   std::unique_ptr<StatusEndpoint> endpoint_;
   std::unique_ptr<HealthEndpoint> health_endpoint_;
   std::unique_ptr<MapEndpoint> map_endpoint_;
   std::unique_ptr<ReplaceEndpoint> replace_endpoint_;
+  std::unique_ptr<ScanEndpoint> scan_endpoint_;
   std::unique_ptr<HttpServer> control_;
   std::atomic<bool> ending_{false};  // stop() has begun
   std::atomic<bool> drained_{false};

@@ -72,16 +72,20 @@ class Healer {
   Result<std::uint64_t> probe_sectors(BlockNo block);
   // The same, with what they hold. REQUIRES: content has a block's size.
   Result<std::uint64_t> read_sectors(BlockNo block, Bytes content);
-  // Each adds what it did to counts. readable: of each block, as found without
-  // the lock; what was unreadable then is tried only once more now.
+  static constexpr std::string_view kAsked = "an owner asked for it";
+  // Each adds what it did to counts. why: for the history, a literal. readable:
+  // of each block, as found without the lock; what was unreadable then is tried
+  // only once more now.
   // even_empty: a block of which nothing can be read gets a slot too, in which
   // no sector holds data; so it depends on MAIN no more.
   Status remap(BlockNo first, std::uint64_t blocks, std::uint64_t readable,
-               MapCounts& counts, bool even_empty = false);
+               MapCounts& counts, std::string_view why = kAsked,
+               bool even_empty = false);
   Status unmap(BlockNo block, MapCounts& counts);
   // clean_too: sectors of MAIN that were readable may be found not to be.
   Status retest(BlockNo block, bool clean_too, std::uint64_t readable,
-                MapCounts& counts);
+                MapCounts& counts,
+                std::string_view why = "it was tested again");
   // The sectors without data that lie whole in [from, to), in one block.
   Status clear(std::uint64_t from, std::uint64_t to, MapCounts& counts);
 

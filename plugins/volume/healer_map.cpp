@@ -12,10 +12,6 @@
 #include "plugins/volume/healer.hpp"
 
 namespace nbd_remap {
-namespace {
-constexpr std::string_view kAsked = "an owner asked for it";
-}  // namespace
-
 std::uint64_t Healer::in_volume(BlockNo block) const {
   const std::uint64_t start = block.value * block_bytes_;
   return sector_masks(start, static_cast<std::uint32_t>(block_bytes_), start,
@@ -87,7 +83,7 @@ Status Healer::read_again(Part& part, std::uint64_t wanted,
 
 Status Healer::remap(BlockNo first, std::uint64_t blocks,
                      std::uint64_t readable, MapCounts& counts,
-                     bool even_empty) {
+                     std::string_view why, bool even_empty) {
   if (Status answers = main_answers(); !answers) return answers;
   Batch batch;
   batch.verified = true;
@@ -110,7 +106,7 @@ Status Healer::remap(BlockNo first, std::uint64_t blocks,
       item.entry.block = block;
       item.entry.valid = part.known;
       item.content = std::move(part.content);
-      item.why = kAsked;
+      item.why = why;
       batch.items.push_back(std::move(item));
       continue;
     }
@@ -118,7 +114,7 @@ Status Healer::remap(BlockNo first, std::uint64_t blocks,
     if (entry.valid == part.known) continue;
     entry.valid = part.known;
     if (Status status = commit_place({entry}, {}); !status) return status;
-    tell(MapEvent::What::pending, entry, kAsked, part.errnum);
+    tell(MapEvent::What::pending, entry, why, part.errnum);
   }
   Status status = place(batch);
   counts.remapped += batch.placed;
@@ -167,7 +163,7 @@ Status Healer::unmap(BlockNo block, MapCounts& counts) {
 }
 
 Status Healer::retest(BlockNo block, bool clean_too, std::uint64_t readable,
-                      MapCounts& counts) {
+                      MapCounts& counts, std::string_view why) {
   RemapEntry entry = entry_of(block);
   const bool pending = entry.valid != store_.all_valid();
   if (entry.remapped() || (!pending && !clean_too)) return {};
@@ -191,11 +187,10 @@ Status Healer::retest(BlockNo block, bool clean_too, std::uint64_t readable,
     if (Status status = commit_place({entry}, {}); !status) return status;
   if (valid != store_.all_valid()) {
     ++counts.pending;
-    if (changed)
-      tell(MapEvent::What::pending, entry, "it was tested again", part.errnum);
+    if (changed) tell(MapEvent::What::pending, entry, why, part.errnum);
   } else if (pending) {
     ++counts.readable;
-    tell(MapEvent::What::readable, entry, "it was tested again", 0);
+    tell(MapEvent::What::readable, entry, why, 0);
   }
   return {};
 }

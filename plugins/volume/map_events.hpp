@@ -17,12 +17,14 @@ namespace nbd_remap {
 
 struct MapEvent {
   enum class What {
-    remapped,      // to slot
-    pending,       // sectors of it cannot be read
-    readable,      // all of it can be read again, on MAIN
-    unmapped,      // copied back to MAIN from slot
-    slot_retired,  // slot failed while it was the block's
-    cleared,       // its unreadable sectors were given up for zeroes
+    remapped,         // to slot
+    pending,          // sectors of it cannot be read
+    readable,         // all of it can be read again, on MAIN
+    unmapped,         // copied back to MAIN from slot
+    slot_retired,     // slot failed while it was the block's
+    suspect,          // MAIN reads it with trouble, but reads it
+    slot_unreadable,  // what SPARE holds of it cannot be read there
+    cleared,          // its unreadable sectors were given up for zeroes
   };
   What what = What::remapped;
   BlockNo block;
@@ -44,6 +46,10 @@ inline std::string_view map_event_name(MapEvent::What what) {
       return "unmapped";
     case MapEvent::What::slot_retired:
       return "slot-retired";
+    case MapEvent::What::suspect:
+      return "suspect";
+    case MapEvent::What::slot_unreadable:
+      return "slot-unreadable";
     case MapEvent::What::cleared:
       return "cleared";
   }

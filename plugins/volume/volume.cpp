@@ -39,6 +39,7 @@ Volume::Volume(std::unique_ptr<Disk> main, std::unique_ptr<Disk> spare,
       missing_spare_(std::move(missing_spare)),
       options_(options),
       log_(std::move(log)),
+      region_counts_(main_->size()),
       breaker_(options.breaker) {
   if (store_)
     healer_ = std::make_unique<Healer>(*main_, *spare_, *store_, breaker_,
@@ -88,6 +89,9 @@ Status Volume::read(VolumeOffset offset, Bytes buffer) {
       status = locked(Mode::shared, offset, buffer.size(), [&] {
         return healer_->read(offset, buffer, unreadable);
       });
+    if (heal && (status || !unreadable.empty()))
+      region_counts_.count(offset,
+                           status ? RegionCounts::retry : RegionCounts::error);
     if (!unreadable.empty()) {
       // The client's error is EIO whether or not its reason can be remembered.
       const Status marked = locked(Mode::exclusive, offset, buffer.size(), [&] {
@@ -137,6 +141,7 @@ Status Volume::write(VolumeOffset offset, ConstBytes data,
       status = locked(Mode::shared, offset, data.size(), [&] {
         return fast_write(offset, data, durability, heal);
       });
+    if (is_medium(status)) region_counts_.count(offset, RegionCounts::error);
     if (heal) status = heal_write(offset, data, durability);
     if (status)
       stats_.bytes_written.fetch_add(data.size(), std::memory_order_relaxed);

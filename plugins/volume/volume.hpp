@@ -41,7 +41,9 @@
 #include "plugins/volume/disk.hpp"
 #include "plugins/volume/map_action.hpp"
 #include "plugins/volume/map_events.hpp"
+#include "plugins/volume/region_counts.hpp"
 #include "plugins/volume/region_locks.hpp"
+#include "plugins/volume/scan_step.hpp"
 #include "plugins/volume/stats.hpp"
 #include "plugins/volume/volume_options.hpp"
 
@@ -161,7 +163,30 @@ class Volume {
   // Excludes clients block by block, at most 16 at a time, for as long as the
   // disks take; waits like a request, and ends early when the gate is closed.
   MapStep map_step(MapAction action, VolumeOffset offset, std::uint64_t length,
-                   std::chrono::milliseconds slice);
+                   std::chrono::milliseconds slice, std::string_view why = {});
+
+  // Of looking for what is bad in a chunk that failed, in one step.
+  static constexpr std::chrono::milliseconds kScanSlice{200};
+  // For the scanner (plugins/scanner): volume_scan.cpp.
+  //
+  // Reads clean blocks of MAIN into the buffer, from at on, in one request; no
+  // lock is held meanwhile, and clients never wait for it. Where that fails it
+  // is halved down to blocks for a little while; a block that MAIN cannot read
+  // becomes pending as it does by a client's read.
+  // REQUIRES: at is where a block begins, the buffer holds whole blocks.
+  ScanStep scan_main(VolumeOffset at, Bytes buffer,
+                     std::chrono::milliseconds slice = kScanSlice);
+  // Reads the slot of the next remapped block from this one on.
+  SlotStep scan_slot(BlockNo from);
+  // A block that the scanner doubts goes to SPARE, while MAIN can be read.
+  MapStep rescue(BlockNo block, std::string_view why);
+  MapStep retest(BlockNo block, std::string_view why);
+  std::optional<BlockNo> next_pending(BlockNo from) const;
+  void note(const MapEvent& event) { events_.record(event); }
+  std::uint64_t in_flight() const { return gate_.inside(); }
+  // Where clients met errors.
+  const RegionCounts& region_counts() const { return region_counts_; }
+  StateArea* state_area() { return store_ ? store_->state_area() : nullptr; }
 
   // The ordered stop: no new requests, wait for those in flight, and then,
   // if all have ended, checkpoint and mark clean.
@@ -193,9 +218,12 @@ class Volume {
   Status flush_disks();
   Status may_grow() const;
   Status map_group(MapAction action, std::uint64_t end, std::uint64_t& group,
-                   MapStep& step);
+                   MapStep& step, std::string_view why);
   Status map_block(MapAction action, BlockNo block, std::uint64_t from,
-                   std::uint64_t to, MapCounts& counts);
+                   std::uint64_t to, MapCounts& counts, std::string_view why);
+  Status scan_halves(std::uint64_t from, Bytes buffer, ScanStep& step,
+                     std::chrono::steady_clock::time_point until);
+  Status scan_bad_block(BlockNo block, ScanStep& step);
 
   const std::unique_ptr<Disk> main_;
   const std::unique_ptr<Disk> spare_;
@@ -207,6 +235,7 @@ class Volume {
   LogSink log_;
   Stats stats_;
   MapEvents events_;
+  RegionCounts region_counts_;
   Gate gate_;
   RegionLocks regions_;
   Breaker breaker_;

@@ -98,7 +98,8 @@ Status Volume::detach_pending(BlockNo block) {
         store_->table().find_first(block, BlockNo{block.value + 1});
     if (!now || now->remapped()) return {};
     MapCounts counts;
-    return healer_->remap(block, 1, readable, counts, true);
+    return healer_->remap(block, 1, readable, counts,
+                          "what another MAIN did not get", true);
   });
 }
 

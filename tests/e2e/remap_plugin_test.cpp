@@ -107,7 +107,7 @@ std::string default_in(const std::string& item) {
 TEST(RemapPlugin, the_man_page_has_the_words_and_defaults_of_the_binary) {
   const auto words = words_of_help();
   const auto items = items_of_pod();
-  ASSERT_EQ(words.size(), 13U) << help();
+  ASSERT_EQ(words.size(), 16U) << help();
   for (const auto& [word, otherwise] : words) {
     ASSERT_TRUE(items.count(word)) << word;
     EXPECT_EQ(default_in(items.at(word)), otherwise) << word;
@@ -126,6 +126,11 @@ TEST(RemapPlugin, the_man_page_has_the_words_and_defaults_of_the_binary) {
   EXPECT_EQ(words.at("spare-timeout"), std::to_string(p.spare_timeout.count()));
   EXPECT_LT(p.main_timeout + p.spare_timeout, 30s);
   EXPECT_EQ(words.at("retries"), std::to_string(p.volume.retries));
+  EXPECT_EQ(words.at("scan"), "manual");
+  EXPECT_EQ(p.scan.every.count(), 0);
+  EXPECT_EQ(words.at("scan-rate"), scan_rate_text(p.scan.rate));
+  EXPECT_EQ(words.at("rescue"), "suspect");
+  EXPECT_EQ(p.scan.rescue, Rescue::suspect);
   EXPECT_EQ(words.at("breaker"), std::to_string(p.volume.breaker));
   for (const char* word :
        {"main", "spare", "control", "block-size", "spare-uuid"})

@@ -159,17 +159,26 @@ TEST_F(RemapctlTest, the_man_page_has_the_options_that_the_program_has) {
   ASSERT_FALSE(page.empty());
   int defaults = 0;
   int seen = 0;
-  for (const Words& words :
-       {Words{"--help"}, Words{"map", "show", "--help"},
-        Words{"map", "explain", "--help"}, Words{"map", "retest", "--help"},
-        Words{"map", "clear", "--help"}, Words{"map", "export", "--help"},
-        Words{"map", "import", "--help"}, Words{"volume", "grow", "--help"},
-        Words{"volume", "quiesce", "--help"},
-        Words{"volume", "replace", "--help"}, Words{"scan", "seed", "--help"},
-        Words{"spare", "format", "--help"}, Words{"spare", "check", "--help"},
-        Words{"spare", "dump", "--help"}, Words{"spare", "repair", "--help"},
-        Words{"spare", "restore", "--help"}, Words{"spare", "scan", "--help"},
-        Words{"spare", "grow", "--help"}}) {
+  for (const Words& words : {Words{"--help"},
+                             Words{"map", "show", "--help"},
+                             Words{"map", "explain", "--help"},
+                             Words{"map", "retest", "--help"},
+                             Words{"map", "clear", "--help"},
+                             Words{"map", "export", "--help"},
+                             Words{"map", "import", "--help"},
+                             Words{"volume", "grow", "--help"},
+                             Words{"volume", "quiesce", "--help"},
+                             Words{"volume", "replace", "--help"},
+                             Words{"scan", "seed", "--help"},
+                             Words{"map", "cells", "--help"},
+                             Words{"scan", "start", "--help"},
+                             Words{"spare", "format", "--help"},
+                             Words{"spare", "check", "--help"},
+                             Words{"spare", "dump", "--help"},
+                             Words{"spare", "repair", "--help"},
+                             Words{"spare", "restore", "--help"},
+                             Words{"spare", "scan", "--help"},
+                             Words{"spare", "grow", "--help"}}) {
     const std::string help = flat(run(words).out);
     const std::regex form(
         "--([a-z][a-z-]*) (?:(?!--).)*?\\(default ([0-9a-z]+)\\)");
