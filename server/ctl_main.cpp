@@ -23,8 +23,8 @@
 #include "server/ctl_render.hpp"
 #include "server/ctl_render_health.hpp"
 #include "server/ctl_replace.hpp"
-#include "server/ctl_seed_words.hpp"
 #include "server/ctl_scan.hpp"
+#include "server/ctl_seed_words.hpp"
 #include "server/ctl_spare.hpp"
 
 namespace nbd_remap {

@@ -15,7 +15,7 @@ namespace {
 using namespace answer_fields;  // NOLINT: this file is about them
 using nlohmann::json;
 
-std::string duration(std::uint64_t seconds) {
+std::string time_left(std::uint64_t seconds) {
   if (seconds < 120) return fmt::format("{} s", seconds);
   if (seconds < 7200) return fmt::format("{} min", seconds / 60);
   return fmt::format("{} h {} min", seconds / 3600, seconds / 60 % 60);
@@ -34,7 +34,7 @@ std::string copying(const json& s) {
     out += fmt::format(", {}/s", human_bytes(rate));
   if (const json& left = field(s, "seconds_left"); !left.is_null())
     out += fmt::format(", about {} left",
-                       duration(number_of(left, "seconds_left")));
+                       time_left(number_of(left, "seconds_left")));
   return out;
 }
 

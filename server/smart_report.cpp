@@ -17,7 +17,7 @@ namespace {
 
 using nlohmann::json;
 
-constexpr int kMaxDepth = 32;
+constexpr int kMaxReportDepth = 32;
 // The whole ATA log, and some thousand values besides.
 constexpr std::size_t kMaxValues = 400'000;
 constexpr std::size_t kMaxNameBytes = 80;
@@ -68,7 +68,7 @@ bool moderate(std::string_view text) {
       quoted = true;
     } else if (c == '{' || c == '[') {
       ++values;
-      if (++depth > kMaxDepth) return false;
+      if (++depth > kMaxReportDepth) return false;
     } else if (c == '}' || c == ']') {
       --depth;
     } else if (c == ',') {

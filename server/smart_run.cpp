@@ -28,7 +28,7 @@ using std::chrono::steady_clock;
 
 constexpr std::chrono::seconds kEndBound{2};
 
-Error refuse(int errnum, const std::string& words) {
+Error run_error(int errnum, const std::string& words) {
   return make_error(ErrorClass::caller, errnum, words);
 }
 std::string reason(int errnum) {
@@ -73,21 +73,22 @@ Result<std::string> run_smartctl(const std::string& device,
                                  std::chrono::milliseconds bound) {
   struct stat st {};
   if (::stat(device.c_str(), &st) != 0)
-    return refuse(errno, fmt::format("{}: {}", device, reason(errno)));
+    return run_error(errno, fmt::format("{}: {}", device, reason(errno)));
   // NVMe controllers are character devices.
   if (!S_ISBLK(st.st_mode) && !S_ISCHR(st.st_mode))
-    return refuse(ENOTBLK,
-                  fmt::format("{}: is no disk; expected one such as /dev/sdb, "
-                              "or --smart-json=FILE",
-                              device));
+    return run_error(
+        ENOTBLK, fmt::format("{}: is no disk; expected one such as /dev/sdb, "
+                             "or --smart-json=FILE",
+                             device));
   const std::string program = find_smartctl();
   if (program.empty())
-    return refuse(ENOENT,
-                  "smartctl is not installed; install smartmontools, or save "
-                  "its output elsewhere and give it as --smart-json=FILE");
+    return run_error(
+        ENOENT,
+        "smartctl is not installed; install smartmontools, or save "
+        "its output elsewhere and give it as --smart-json=FILE");
   std::array<int, 2> ends{};
   if (::pipe2(ends.data(), O_CLOEXEC) != 0)
-    return refuse(errno, fmt::format("smartctl: {}", reason(errno)));
+    return run_error(errno, fmt::format("smartctl: {}", reason(errno)));
   const UniqueFd out(ends[0]);
   UniqueFd in(ends[1]);
   // A path is never taken for an option.
@@ -110,7 +111,7 @@ Result<std::string> run_smartctl(const std::string& device,
   (void)::posix_spawn_file_actions_destroy(&actions);
   if (failed != 0) {
     child.pid = -1;
-    return refuse(failed, fmt::format("{}: {}", program, reason(failed)));
+    return run_error(failed, fmt::format("{}: {}", program, reason(failed)));
   }
   in.reset();
   const auto until = steady_clock::now() + bound;
@@ -125,23 +126,25 @@ Result<std::string> run_smartctl(const std::string& device,
                           : ::poll(&wait, 1, static_cast<int>(left.count()));
     if (ready < 0 && errno == EINTR) continue;
     if (ready <= 0)
-      return refuse(ETIMEDOUT,
-                    fmt::format("smartctl has not answered for {} within {} s; "
-                                "the disk hangs",
-                                device, bound.count() / 1000));
+      return run_error(
+          ETIMEDOUT,
+          fmt::format("smartctl has not answered for {} within {} s; "
+                      "the disk hangs",
+                      device, bound.count() / 1000));
     const ssize_t n = ::read(out.get(), buffer.data(), buffer.size());
     if (n < 0 && errno == EINTR) continue;
-    if (n < 0) return refuse(errno, fmt::format("smartctl: {}", reason(errno)));
+    if (n < 0)
+      return run_error(errno, fmt::format("smartctl: {}", reason(errno)));
     if (n == 0) return text;
     text.append(buffer.data(), static_cast<std::size_t>(n));
     if (text.size() > kMaxSmartBytes)
-      return refuse(EMSGSIZE, "smartctl does not end to print");
+      return run_error(EMSGSIZE, "smartctl does not end to print");
   }
 }
 
 Result<std::string> read_smart_file(const std::string& path) {
   const auto failed = [&](int errnum) {
-    return refuse(errnum, fmt::format("{}: {}", path, reason(errnum)));
+    return run_error(errnum, fmt::format("{}: {}", path, reason(errnum)));
   };
   const UniqueFd file(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
   if (!file) return failed(errno);
@@ -154,9 +157,10 @@ Result<std::string> read_smart_file(const std::string& path) {
     if (n == 0) return text;
     text.append(buffer.data(), static_cast<std::size_t>(n));
     if (text.size() > kMaxSmartBytes)
-      return refuse(EFBIG, fmt::format("{}: too large; expected what smartctl "
-                                       "--json -x prints",
-                                       path));
+      return run_error(EFBIG,
+                       fmt::format("{}: too large; expected what smartctl "
+                                   "--json -x prints",
+                                   path));
   }
 }
 
