@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: BSD-3-Clause
 # The map commands: nbd-remapctl against the remap plugin in a real nbdkit.
-add_executable(remap_map_e2e_test remap_map_test.cpp)
+add_executable(remap_map_e2e_test remap_map_test.cpp remap_scan_test.cpp)
 target_link_libraries(remap_map_e2e_test PRIVATE e2e_harness GTest::gtest_main)
 target_precompile_headers(remap_map_e2e_test PRIVATE
   <gtest/gtest.h> <nlohmann/json.hpp>)

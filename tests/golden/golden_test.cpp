@@ -45,7 +45,9 @@ void make(Backend& spare) {
   commit({remapped(7, slots[2], 0x01)}, {slots[3]});
   for (std::uint64_t i = 0; i < 70; ++i)
     commit({remapped(10000 + i * 3, slots[10 + i])});
-  EXPECT_LT(store.status().log_length, 20U) << "the log was full once";
+  if (store.layout().log_records == 64) {
+    EXPECT_LT(store.status().log_length, 20U) << "the log was full once";
+  }
   commit({remapped(42, slots[8])});
   commit({clean(42)});
   commit({remapped(5000, slots[5], 0xf0)}, {slots[6]});
@@ -107,6 +109,61 @@ TEST(Golden, what_this_build_makes_of_an_enlarged_spare_has_its_map) {
   ASSERT_TRUE((*store)->close());
   EXPECT_TRUE(same(map_on(spare), wanted));
   keep(spare, "v1-grown");
+}
+
+std::vector<std::byte> golden_state(StateKind kind) {
+  std::vector<std::byte> out(5000);
+  for (std::size_t i = 0; i < out.size(); ++i)
+    out[i] = static_cast<std::byte>(i * 7 + static_cast<unsigned>(kind));
+  return out;
+}
+constexpr std::array kStateKinds{StateKind::scan, StateKind::replace,
+                                 StateKind::health};
+
+TEST(Golden, what_this_build_notes_is_the_golden_state) {
+  MemoryBackend spare(spare_disk(kLeastBytesWithStateArea));
+  make(spare);
+  const MemoryBackend main(main_disk());
+  auto store = RemapStore::open(spare, binding_of(main), false, no_log());
+  ASSERT_TRUE(store) << store.error().text();
+  StateArea* area = (*store)->state_area();
+  ASSERT_TRUE(area);
+  for (const auto kind : kStateKinds) {
+    ASSERT_TRUE(area->write(kind, {}));
+    ASSERT_TRUE(area->write(kind, golden_state(kind)));
+  }
+  keep(spare, "v1-state");
+}
+
+TEST(Golden, version_1_with_a_state_area_is_read_to_the_last_byte) {
+  const auto spare = disk_of(unpacked("v1-state"));
+  ASSERT_EQ(spare->info().size_bytes, kLeastBytesWithStateArea);
+  // The same blocks; their slots are others, as the head copy lies among them.
+  const auto entries = map_on(*spare).entries;
+  const auto small = small_map().entries;
+  ASSERT_EQ(entries.size(), small.size());
+  for (std::size_t i = 0; i < entries.size(); ++i) {
+    EXPECT_EQ(entries[i].block, small[i].block) << i;
+    EXPECT_EQ(entries[i].valid, small[i].valid) << i;
+  }
+  MemoryBackend made(spare_disk(kLeastBytesWithStateArea));
+  make(made);
+  EXPECT_TRUE(same(map_on(*spare), map_on(made)));
+  const MemoryBackend main(main_disk());
+  auto store = RemapStore::open(*spare, binding_of(main), false, no_log());
+  ASSERT_TRUE(store) << store.error().text();
+  EXPECT_EQ((*store)->layout(), *fresh_layout(kLeastBytesWithStateArea, 4096));
+  StateArea* area = (*store)->state_area();
+  ASSERT_TRUE(area);
+  for (const auto kind : kStateKinds) {
+    const auto got = area->read(kind);
+    ASSERT_TRUE(got);
+    EXPECT_EQ(*got, golden_state(kind));
+    ASSERT_TRUE(area->write(kind, {}));
+  }
+  ASSERT_TRUE((*store)->commit({remapped(1, *(*store)->take_slot())}));
+  ASSERT_TRUE((*store)->close());
+  EXPECT_EQ(map_on(*spare).entries.size(), small_map().entries.size() + 1);
 }
 
 TEST(Golden, version_1_is_read_to_the_last_entry) {
