@@ -90,15 +90,15 @@ Result<std::string> render_scan(const json& answer) {
 
 Result<std::string> render_cells(const json& answer) {
   return render([&] {
-    static const std::map<std::string, char> kLetters{
+    static const std::map<std::string, char> letters{
         {"unknown", '?'}, {"good", '.'},    {"remapped", 'r'},
         {"errors", 'e'},  {"suspect", 's'}, {"pending", 'P'}};
     std::string line;
     std::vector<std::vector<std::string>> rows;
     for (const json& cell : list(answer, "cells")) {
       const std::string state = text(cell, "state");
-      const auto letter = kLetters.find(state);
-      line += letter == kLetters.end() ? '!' : letter->second;
+      const auto letter = letters.find(state);
+      line += letter == letters.end() ? '!' : letter->second;
       if (state == "good" || state == "unknown") continue;
       if (rows.empty())
         rows.push_back({"offset", "length", "worst", "pending", "suspect",

@@ -113,7 +113,7 @@ Status MirrorBackend::flush_next() {
 
 Status MirrorBackend::flush() {
   Status status = present_->flush();
-  const Status next = flush_next();
+  Status next = flush_next();
   if (status && !next && both_) return next;
   return status;
 }

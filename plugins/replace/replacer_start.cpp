@@ -256,7 +256,7 @@ void Replacer::resume() {
   auto opened = open_(next);
   Status status;
   if (!opened) {
-    status = std::move(opened).error();
+    status = opened.error();
   } else if (stored_identity(opened->disk->info().identity) != identity) {
     status = refusal(EINVAL, next + ": is another disk now");
   } else {

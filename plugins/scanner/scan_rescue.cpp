@@ -146,6 +146,7 @@ ScanEngine::Wait ScanEngine::check_watch(const Work& work) {
     found(step);
     const auto it = state_.watches.find(work.block);
     if (it != state_.watches.end() && step.status && step.retried.empty()) {
+      // NOLINTNEXTLINE(bugprone-branch-clone): for reasons of their own
       if (step.bytes == 0) {
         state_.watches.erase(it);  // remapped or pending since
       } else if (alone && judge_.block_is_slow(step.took)) {
