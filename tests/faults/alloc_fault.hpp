@@ -36,8 +36,7 @@ class AllocFault {
   };
 
  private:
-  // NOLINTBEGIN(cppcoreguidelines-avoid-non-const-global-variables): operator
-  // new has no other way to know.
+  // operator new has no other way to know.
   static inline std::atomic<bool> armed_{false};
   static inline std::atomic<bool> sticky_{false};
   static inline std::atomic<bool> failing_{false};
@@ -45,7 +44,6 @@ class AllocFault {
   static inline std::atomic<std::uint64_t> counted_{0};
   static inline std::atomic<std::uint64_t> fired_{0};
   static inline thread_local unsigned shields_ = 0;
-  // NOLINTEND(cppcoreguidelines-avoid-non-const-global-variables)
 };
 
 }  // namespace nbd_remap

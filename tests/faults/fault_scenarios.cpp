@@ -451,7 +451,7 @@ void add_changes(Scenarios& all) {
 }  // namespace
 
 const std::vector<FaultScenario>& fault_scenarios() {
-  static const std::vector<FaultScenario> kAll = [] {
+  static const std::vector<FaultScenario> scenarios = [] {
     Scenarios all;
     add_lives(all);
     add_writes(all);
@@ -461,7 +461,7 @@ const std::vector<FaultScenario>& fault_scenarios() {
     add_changes(all);
     return all;
   }();
-  return kAll;
+  return scenarios;
 }
 
 }  // namespace nbd_remap

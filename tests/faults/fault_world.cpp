@@ -17,6 +17,10 @@
 
 namespace nbd_remap {
 
+namespace {
+const SystemClock kClock;
+}  // namespace
+
 using std::chrono::milliseconds;
 
 FaultWorld::FaultWorld()
@@ -268,7 +272,6 @@ Status FaultWorld::open() {
   binding.main_name = main.info().name;
   auto store = RemapStore::open(*spare_side, binding, false, log);
   if (!store) return std::move(store).error();
-  static const SystemClock kClock;
   volume = std::make_unique<Volume>(std::move(main_side), std::move(spare_side),
                                     std::move(*store), false, "", options,
                                     kClock, log);

@@ -15,7 +15,7 @@ namespace nbd_remap {
 // Not assert: it counts in every build.
 inline void require(bool holds, const char* what) {
   if (holds) return;
-  std::fprintf(stderr, "broken: %s\n", what);
+  static_cast<void>(std::fprintf(stderr, "broken: %s\n", what));
   std::abort();
 }
 

@@ -12,6 +12,7 @@
 
 #include "tests/fuzz/fuzz_targets.hpp"
 
+// NOLINTNEXTLINE(readability-identifier-naming): libFuzzer's name for it
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data,
                                       std::size_t size) {
   nbd_remap::FUZZ_TARGET({reinterpret_cast<const std::byte*>(data), size});

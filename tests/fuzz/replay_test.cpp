@@ -52,8 +52,8 @@ std::array<char, 400> current;  // NOLINT: a signal handler has nothing else
 void say_current(int number) {
   static_cast<void>(!::write(STDERR_FILENO, current.data(),
                              std::char_traits<char>::length(current.data())));
-  std::signal(number, SIG_DFL);
-  std::raise(number);
+  static_cast<void>(std::signal(number, SIG_DFL));
+  static_cast<void>(std::raise(number));
 }
 
 void run(const Target& target, const std::string& name,
@@ -82,12 +82,12 @@ std::string changed(std::string a, const std::string& b,
     return random() % std::max<std::size_t>(n, 1);
   };
   using namespace std::string_literals;
-  static const std::string kOdd = "\0\xff\x7f\x80\n\r%=&,:-+ 09{}[]\"\\"s;
+  static const std::string odd_bytes = "\0\xff\x7f\x80\n\r%=&,:-+ 09{}[]\"\\"s;
   for (auto n = 1 + below(4); n != 0; --n) {
     const std::size_t at = below(a.size() + 1);
     switch (below(6)) {
       case 0:
-        a.insert(at, 1 + below(3), kOdd[below(kOdd.size())]);
+        a.insert(at, 1 + below(3), odd_bytes[below(odd_bytes.size())]);
         break;
       case 1:
         a.erase(at, 1 + below(8));
@@ -96,7 +96,7 @@ std::string changed(std::string a, const std::string& b,
         if (at < a.size()) a[at] = static_cast<char>(random());
         break;
       case 3:
-        if (at < a.size()) a[at] = kOdd[below(kOdd.size())];
+        if (at < a.size()) a[at] = odd_bytes[below(odd_bytes.size())];
         break;
       case 4:
         a.insert(at, a.substr(below(a.size()), below(32)));
@@ -112,8 +112,8 @@ TEST_P(FuzzReplay, nothing_that_is_kept_breaks_anything) {
   const Target& target = GetParam();
   const auto corpus = files_in(fs::path(FUZZ_DIR) / "corpus" / target.name);
   EXPECT_GE(corpus.size(), target.least);
-  std::signal(SIGABRT, say_current);
-  std::signal(SIGSEGV, say_current);
+  const auto abort_before = std::signal(SIGABRT, say_current);
+  const auto fault_before = std::signal(SIGSEGV, say_current);
   std::vector<std::string> kept;
   for (const char* folder : {"corpus", "regressions"})
     for (const fs::path& file :
@@ -132,8 +132,8 @@ TEST_P(FuzzReplay, nothing_that_is_kept_breaks_anything) {
     const auto& b = kept[random() % kept.size()];
     run(target, fmt::format("NBD_REMAP_SEED={}", seed), changed(a, b, random));
   }
-  std::signal(SIGABRT, SIG_DFL);
-  std::signal(SIGSEGV, SIG_DFL);
+  EXPECT_NE(std::signal(SIGABRT, abort_before), SIG_ERR);
+  EXPECT_NE(std::signal(SIGSEGV, fault_before), SIG_ERR);
 }
 
 INSTANTIATE_TEST_SUITE_P(Targets, FuzzReplay,

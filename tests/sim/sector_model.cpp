@@ -203,7 +203,7 @@ bool SectorModel::may_fail(std::uint64_t offset, std::uint64_t length,
 bool SectorModel::may_be_zero(std::uint64_t sector, Time begun) const {
   const Sector& state = sectors_[sector];
   // A byte of a write may be a zero too.
-  static const std::array<std::byte, kSectorBytes> kZero{};
+  static constexpr std::array<std::byte, kSectorBytes> kZero{};
   bool all = true;
   each_segment(state, [&](unsigned from, unsigned to) {
     all = all &&

@@ -91,7 +91,7 @@ void SharedImage::put(std::uint64_t sector, const std::byte* content) {
 }
 
 const std::byte* SharedImage::at(std::uint64_t sector) const {
-  static const SimDisk::Content kZeroes{};
+  static constexpr SimDisk::Content kZeroes{};
   const std::uint64_t offset = sector * kSectorBytes;
   const auto& page = pages_[offset / kPage];
   return page ? page->data() + offset % kPage : kZeroes.data();
@@ -105,7 +105,7 @@ std::uint64_t SharedImage::checksum() const {
     const std::uint64_t crc = std::uint64_t{crc32c(page.first(kPage / 2))}
                                   << 32 |
                               crc32c(page.subspan(kPage / 2));
-    static const Page kZeroes{};
+    static constexpr Page kZeroes{};
     if (std::memcmp(page.data(), kZeroes.data(), kPage) == 0) continue;
     sum = (sum ^ crc ^ i) * 0x9e3779b97f4a7c15ULL;
     sum ^= sum >> 31;
@@ -116,7 +116,7 @@ std::uint64_t SharedImage::checksum() const {
 void SimDisk::store(std::uint64_t sector, const Version& version,
                     bool durable) {
   // What changes nothing leaves nothing to choose at a cut.
-  static const Content kZeroes{};
+  static constexpr Content kZeroes{};
   const std::byte* content = (version ? *version : kZeroes).data();
   if (std::memcmp(content, durable_.at(sector), kSectorBytes) == 0 &&
       unflushed_.find(sector) == unflushed_.end())
@@ -150,7 +150,7 @@ void SimDisk::survive() {
 std::vector<SimDisk::Fork> SimDisk::forks() const {
   std::map<std::uint64_t, std::vector<Version>> all = unflushed_;
   for (const auto& [sector, version] : limbo_) all[sector].push_back(version);
-  static const Content kZeroes{};
+  static constexpr Content kZeroes{};
   std::vector<Fork> out;
   for (const auto& [sector, versions] : all) {
     std::vector<const std::byte*> seen{durable_.at(sector)};

@@ -274,7 +274,7 @@ TEST(Soak, load_faults_kills_and_restarts_lose_nothing_and_nothing_grows) {
         "soak: {} s: {}; {}\n",
         std::chrono::duration_cast<std::chrono::seconds>(now - began).count(),
         long_life.text(), many_lives.text());
-    std::fflush(stdout);
+    static_cast<void>(std::fflush(stdout));
   }
   many_lives.finish();
   long_life.finish();

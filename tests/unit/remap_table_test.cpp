@@ -13,7 +13,6 @@
 
 namespace {
 // Which allocation of this thread fails: 1 is the next; 0: none.
-// NOLINTNEXTLINE(cppcoreguidelines-avoid-non-const-global-variables)
 constinit thread_local int fail_at = 0;
 }  // namespace
 
