@@ -34,32 +34,36 @@ Message request(Random& random, std::uint64_t size) {
   return m;
 }
 
+void flip(char& byte, std::uint64_t bit) {
+  byte = static_cast<char>(static_cast<unsigned char>(byte) ^ (1U << bit));
+}
+
 // A value of that many bytes where off-by-one and sign errors live.
 std::string extreme(Random& random, std::size_t bytes) {
-  static const std::uint64_t kValues[] = {0,
-                                          1,
-                                          2,
-                                          7,
-                                          8,
-                                          511,
-                                          512,
-                                          4095,
-                                          4096,
-                                          4097,
-                                          0x7FFF,
-                                          0x8000,
-                                          0xFFFF,
-                                          (16 << 20) - 1,
-                                          16 << 20,
-                                          (32 << 20) + 1,
-                                          (64 << 20) + 1,
-                                          0x7FFF'FFFF,
-                                          0x8000'0000,
-                                          0xFFFF'FFFF,
-                                          0x1'0000'0000,
-                                          0x7FFF'FFFF'FFFF'FFFF,
-                                          0x8000'0000'0000'0000,
-                                          ~std::uint64_t{0}};
+  static constexpr std::uint64_t kValues[] = {0,
+                                              1,
+                                              2,
+                                              7,
+                                              8,
+                                              511,
+                                              512,
+                                              4095,
+                                              4096,
+                                              4097,
+                                              0x7FFF,
+                                              0x8000,
+                                              0xFFFF,
+                                              (16 << 20) - 1,
+                                              16 << 20,
+                                              (32 << 20) + 1,
+                                              (64 << 20) + 1,
+                                              0x7FFF'FFFF,
+                                              0x8000'0000,
+                                              0xFFFF'FFFF,
+                                              0x1'0000'0000,
+                                              0x7FFF'FFFF'FFFF'FFFF,
+                                              0x8000'0000'0000'0000,
+                                              ~std::uint64_t{0}};
   const std::string value = be64(kValues[random() % std::size(kValues)]);
   if (bytes <= 8) return value.substr(8 - bytes);
   return std::string(random() % (2 * bytes), static_cast<char>(random()));
@@ -107,9 +111,7 @@ void mutate(Random& random, Session& session) {
         field = extreme(random, field.size());
         break;
       case 3:
-        if (!field.empty())
-          field[random() % field.size()] ^=
-              static_cast<char>(1U << (random() % 8));
+        if (!field.empty()) flip(field[random() % field.size()], random() % 8);
         break;
       case 4:
         session.erase(session.begin() + static_cast<std::ptrdiff_t>(at));
