@@ -1,19 +1,17 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// The scenarios: what the disks are like, what is asked, and how it shows that
-// this is what happened when nothing failed.
+// The scenarios: what is asked of which disks (fault_states.hpp), and how it
+// shows that this is what happened when nothing failed.
 #include <algorithm>
 #include <array>
 #include <vector>
 
 #include "tests/faults/fault_inject.hpp"
+#include "tests/faults/fault_states.hpp"
 
 namespace nbd_remap {
 namespace {
 
 using World = FaultWorld;
-constexpr std::uint64_t kB = World::kBlockBytes;
-constexpr std::uint64_t kS = kSectorBytes;
-constexpr std::uint64_t kLast = World::kBlocks - 1;
 
 StoreStatus store(const World& w) { return w.volume->status().store; }
 std::uint64_t remapped(const World& w) { return store(w).remapped; }
@@ -22,72 +20,6 @@ std::uint64_t retired(const World& w) { return store(w).slots.retired; }
 bool ok(const World& w) {
   const auto& all = w.outcomes().ok;
   return std::all_of(all.begin(), all.end(), [](bool one) { return one; });
-}
-
-// MAIN has content, SPARE a map without entries.
-void clean(World& w) {
-  w.fill_main();
-  w.format();
-}
-
-// Blocks 3, 4, 10 and the last live in slots 0 to 3; of 6 one sector cannot be
-// read, of 7 two.
-void mixed(World& w) {
-  clean(w);
-  w.start();
-  w.refuse_writes(3, 2);
-  w.refuse_writes(10);
-  w.refuse_writes(kLast);
-  w.write(3 * kB, 2 * kB, true);
-  w.write(10 * kB + kS, 2 * kS, true);
-  w.write(kLast * kB, 3 * kS, true);
-  w.unreadable(6, 2);
-  w.unreadable(7, 0);
-  w.unreadable(7, 7);
-  w.read(6 * kB, kB);
-  w.read(7 * kB, kB);
-  w.flush();
-}
-
-void mixed_and_stopped(World& w) {
-  mixed(w);
-  w.stop();
-}
-
-void nearly_full(World& w) {
-  mixed_and_stopped(w);
-  w.leave_slots(2);
-  w.refuse_writes(12, 6);
-}
-
-void full_log(World& w) {
-  mixed(w);
-  w.refuse_writes(12, 3);
-  // Each start takes one record, too.
-  w.fill_log(2);
-}
-
-// A piece of one copy of the metadata is overwritten.
-void damage(World& w, CopyIndex copy) {
-  const std::vector<std::byte> junk(kB, std::byte{0x5a});
-  for (const unsigned area : {0U, 1U})
-    (void)w.spare_disk
-        .write(w.layout().checkpoint(copy, area), junk, Durability::fua)
-        .ok();
-  (void)w.spare_disk.write(w.layout().record(copy, 0), junk, Durability::fua)
-      .ok();
-}
-
-void spoil_copy(World& w, CopyIndex copy, std::uint8_t bad) {
-  const std::uint64_t from = w.layout().checkpoint(copy, 0).value / kS;
-  const std::uint64_t to =
-      w.layout().record(copy, w.layout().log_records).value / kS;
-  for (std::uint64_t s = from; s < to; s += 8) w.spare_disk.spoil(s, bad);
-}
-
-void spoil_slot(World& w, std::uint64_t slot, unsigned sector,
-                std::uint8_t bad) {
-  w.spare_disk.spoil(w.layout().slot(SlotNo{slot}).value / kS + sector, bad);
 }
 
 using Scenarios = std::vector<FaultScenario>;
