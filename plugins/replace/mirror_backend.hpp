@@ -4,6 +4,9 @@
 // the old disk, changes go to both, and what a caller hears is what the old one
 // says: an error of the new one ends the mirroring, not the request.
 //
+// Order       Of changes that overlap one goes first, on both disks: else each
+//             disk might keep another one's bytes, and what a client reads
+//             would change at the switch.
 // Lost        After the new disk failed once nothing more is sent to it; the
 //             CopyMap goes on noting what it lacks.
 // Both        After must_have_both() an error of the new one is one of the
@@ -11,10 +14,13 @@
 // Errors      The old disk's. EIO (class full) when a write had to be noted on
 //             SPARE first and could not be.
 // Threads     any, at once.
+// Waits       a change for those that overlap it, at most kTurn (ETIMEDOUT).
 
 #include <atomic>
+#include <chrono>
 #include <functional>
 #include <memory>
+#include <vector>
 
 #include "plugins/backend/backend.hpp"
 #include "plugins/backend/bounded_backend.hpp"
@@ -25,6 +31,8 @@ namespace nbd_remap {
 
 class MirrorBackend final : public Backend {
  public:
+  static constexpr std::chrono::milliseconds kTurn{30'000};
+
   // on_loss: called once, from any thread; does not block. next: null where
   // it cannot be had; then it is lost from the beginning.
   MirrorBackend(std::unique_ptr<Backend> present,
@@ -65,6 +73,13 @@ class MirrorBackend final : public Backend {
                  const std::function<Status()>& here,
                  const std::function<BoundedBackend::CallPtr()>& there);
 
+  struct Range {
+    std::uint64_t from = 0;
+    std::uint64_t to = 0;
+  };
+  Status take_turn(const Range& range);
+  void end_turn(const Range& range);
+
   std::unique_ptr<Backend> present_;
   const std::shared_ptr<BoundedBackend> next_;
   const std::shared_ptr<CopyMap> map_;
@@ -74,6 +89,8 @@ class MirrorBackend final : public Backend {
   std::atomic<bool> both_{false};
   mutable Mutex mu_;
   Error why_ GUARDED_BY(mu_);
+  CondVar turn_ended_;
+  std::vector<Range> changing_ GUARDED_BY(mu_);  // no two overlap
 };
 
 }  // namespace nbd_remap

@@ -55,7 +55,9 @@ std::chrono::milliseconds Replacer::copy_chunk(std::uint64_t chunk,
   };
   // Nobody writes there. Invariant (2) of CopyMap.
   const auto write = [&]() REQUIRES(work_mu_) -> Status {
-    if (!map->untouched()) return {};
+    // One that went back to MAIN meanwhile was written there before it was
+    // watched, maybe, and zeroes were read for it.
+    if (!map->untouched() || !volume_.on_spare(found.on_spare)) return {};
     wrote = is_zero(buffer.bytes())
                 ? next_->zero(DeviceOffset{at.value}, buffer.size(),
                               ZeroMode::may_punch, Durability::cached)

@@ -130,10 +130,15 @@ class Volume {
   // regions: a write that runs beside it may be in the answer in part.
   struct MainContent {
     bool holes = false;
+    // Blocks that SPARE held when it was looked; MAIN may get them back while
+    // it is read, see on_spare().
+    std::vector<BlockNo> on_spare;
     std::vector<std::uint64_t> unreadable;  // sectors of the volume, ascending
   };
   Status read_main(VolumeOffset offset, Bytes buffer, bool patient,
                    MainContent& found);
+  // All of them are on SPARE.
+  bool on_spare(const std::vector<BlockNo>& blocks) const;
   // Pending are those that cannot be read now either, writers kept out.
   Status mark_unreadable(const std::vector<std::uint64_t>& sectors);
   // Gives a pending block a slot, with what MAIN can still read of it: so it
@@ -206,7 +211,6 @@ class Volume {
   Status check_range(VolumeOffset offset, std::uint64_t length) const;
   bool aligned(VolumeOffset offset, std::uint64_t length) const;
   bool all_clean(VolumeOffset offset, std::uint64_t length) const;
-  bool all_on_spare(VolumeOffset offset, std::uint64_t length) const;
   Status main_answers() const;
   Status fast_read(VolumeOffset offset, Bytes buffer, bool& heal);
   Status fast_write(VolumeOffset offset, ConstBytes data, Durability durability,

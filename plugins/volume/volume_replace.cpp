@@ -29,11 +29,19 @@ Status Volume::read_main(VolumeOffset offset, Bytes buffer, bool patient,
   const std::uint64_t bytes = block_bytes();
   for (const Piece& piece : split_request(offset, buffer.size(),
                                           store_->table(), store_->layout())) {
-    if (piece.place == Piece::Place::unreadable &&
-        !all_on_spare(piece.offset, piece.length))
-      found.holes = true;
-    if (piece.place != Piece::Place::clean && piece.place != Piece::Place::main)
+    if (piece.place != Piece::Place::clean &&
+        piece.place != Piece::Place::main) {
+      std::vector<BlockNo> blocks;
+      for (std::uint64_t b = piece.offset.value / bytes;
+           b * bytes < piece.offset.value + piece.length; ++b)
+        blocks.push_back(BlockNo{b});
+      if (piece.place == Piece::Place::unreadable && !on_spare(blocks))
+        found.holes = true;
+      else
+        found.on_spare.insert(found.on_spare.end(), blocks.begin(),
+                              blocks.end());
       continue;
+    }
     if (Status answers = main_answers(); !answers) return answers;
     const std::uint64_t start = piece.offset.value;
     const std::uint64_t end = start + piece.length;
@@ -67,14 +75,12 @@ Status Volume::read_main(VolumeOffset offset, Bytes buffer, bool patient,
   return {};
 }
 
-bool Volume::all_on_spare(VolumeOffset offset, std::uint64_t length) const {
-  const std::uint64_t bytes = block_bytes();
-  const std::uint64_t last = (offset.value + length - 1) / bytes;
-  for (std::uint64_t b = offset.value / bytes; b <= last; ++b) {
-    const auto entry = store_->table().find_first(BlockNo{b}, BlockNo{b + 1});
-    if (!entry || !entry->remapped()) return false;
-  }
-  return true;
+bool Volume::on_spare(const std::vector<BlockNo>& blocks) const {
+  return std::all_of(blocks.begin(), blocks.end(), [&](BlockNo block) {
+    const auto entry =
+        store_->table().find_first(block, BlockNo{block.value + 1});
+    return entry && entry->remapped();
+  });
 }
 
 Status Volume::mark_unreadable(const std::vector<std::uint64_t>& sectors) {
