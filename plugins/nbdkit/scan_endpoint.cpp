@@ -151,7 +151,7 @@ HttpResponse ScanEndpoint::status() const {
                 {"suspects", suspects},
                 {"watched", watched},
                 {"suspect_blocks", suspects_json(s, volume_.block_bytes())},
-                {"next_retest", when(s.next_retest)},
+                {"next_retest", when(s.next_retest())},
                 {"now", clock_.unix_seconds()}});
 }
 

@@ -53,7 +53,6 @@ void ScanEngine::begin(const ScanPlan& plan, std::vector<ScanRange> todo) {
   state_.pass = {};
   state_.pass.plan = plan;
   state_.pass.began = clock_.unix_seconds();
-  came_back_in_pass_ = 0;
   inspect_.reset();
   not_before_ = {};
   if (!state_.todo.empty())

@@ -75,21 +75,6 @@ void ScanEngine::begin_by_itself(std::uint64_t now) {
     state_.rate = options_.rate;
     state_.dry_run = false;
     begin({}, {{0, volume_.size()}});
-    return;
-  }
-  if (options_.rescue == Rescue::off) return;
-  const bool any = volume_.next_pending(BlockNo{0}).has_value();
-  if (!any) {
-    state_.next_retest = state_.retest_wait = 0;
-  } else if (state_.next_retest == 0) {
-    state_.retest_wait =
-        static_cast<std::uint64_t>(options_.first_retest.count());
-    state_.next_retest = now + state_.retest_wait;
-  } else if (now >= state_.next_retest) {
-    ScanPlan plan;
-    plan.kind = ScanPlan::Kind::pending;
-    state_.dry_run = false;
-    begin(plan, {});
   }
 }
 
@@ -114,7 +99,8 @@ ScanEngine::Work ScanEngine::choose() {
                                              : due->second.next_check;
   }
   const bool is_due = due != state_.watches.end() && watch_due_ <= unix_now;
-  if (state_.run != RunState::running && !is_due) {
+  const auto retest = is_due ? std::nullopt : due_retest(unix_now);
+  if (state_.run != RunState::running && !is_due && !retest) {
     // Whether something is pending, or a pass is due, is asked now and then.
     work.wait = state_.watches.empty() ? kNothing : kIdle;
     return work;
@@ -133,6 +119,12 @@ ScanEngine::Work ScanEngine::choose() {
   if (is_due) {
     work.kind = Work::Kind::watch;
     work.block = due->first;
+    return work;
+  }
+  if (retest) {
+    work.kind = Work::Kind::retest;
+    work.region = *retest;
+    work.block = BlockNo{retest_from_};
     return work;
   }
   work.block = BlockNo{state_.next_block};
@@ -186,6 +178,8 @@ ScanEngine::Wait ScanEngine::step() {
       return read_slot(work);
     case Work::Kind::pending:
       return try_pending(work);
+    case Work::Kind::retest:
+      return try_region(work);
   }
   return kNothing;
 }
@@ -285,16 +279,6 @@ void ScanEngine::finish_pass() {
   ++state_.passes;
   const auto kind = state_.pass.plan.kind;
   if (kind == ScanPlan::Kind::full) state_.last_full = now;
-  if (kind == ScanPlan::Kind::full || kind == ScanPlan::Kind::pending) {
-    const auto first =
-        static_cast<std::uint64_t>(options_.first_retest.count());
-    const auto longest =
-        static_cast<std::uint64_t>(options_.longest_retest.count());
-    state_.retest_wait = came_back_in_pass_ != 0 || state_.retest_wait == 0
-                             ? first
-                             : std::min(2 * state_.retest_wait, longest);
-    state_.next_retest = now + state_.retest_wait;
-  }
   const PassRecord& p = state_.pass;
   log_(LogLevel::info,
        fmt::format("scan: {} ended: {} bytes read, {} sectors unreadable, {} "

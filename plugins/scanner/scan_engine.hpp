@@ -14,9 +14,11 @@
 //           again each `recheck`, suspect after slow_reads slow ones, forgotten
 //           after fast_reads quick ones on end.
 // Rescue    A suspect block goes to SPARE while it can be read, if the policy
-//           says so, at most rescues_per_hour. A pending block is tried again
-//           after an hour, then after twice as long each time up to a week; one
-//           that comes back is rescued too.
+//           says so, at most rescues_per_hour. The pending blocks of a region
+//           are tried again first_retest after the first of them was met, then
+//           after twice as long each time, up to longest_retest; from the
+//           beginning if one comes back, or a new one is met. One that comes
+//           back is rescued too.
 // By itself Nothing begins after stop() until the next start().
 //
 // Threads   step(): one. All else: any, at once; never waits for a disk.
@@ -49,7 +51,7 @@ struct ScanOptions {
   unsigned fast_reads = 5;
   std::chrono::seconds recheck{5};
   std::uint64_t rescues_per_hour = 240;
-  std::chrono::seconds first_retest{3600};
+  std::chrono::seconds first_retest{300};
   std::chrono::seconds longest_retest{7 * 86400};
 };
 
@@ -86,12 +88,13 @@ class ScanEngine {
 
  private:
   struct Work {
-    enum class Kind { wait, chunk, block, watch, slot, pending };
+    enum class Kind { wait, chunk, block, watch, slot, pending, retest };
     Kind kind = Kind::wait;
     Wait wait{};
     std::uint64_t at = 0;     // byte
     std::uint64_t bytes = 0;  // to read
-    BlockNo block;            // watch, slot, pending
+    BlockNo block;            // watch, slot; pending, retest: or after it
+    std::size_t region = 0;   // retest
     std::uint64_t run = 0;    // run_ when it was chosen
     std::chrono::steady_clock::time_point began{};
     std::uint64_t requests = 0;  // of clients, by then
@@ -111,10 +114,18 @@ class ScanEngine {
   void note_time(const Work& work, const ScanStep& step) REQUIRES(mu_);
   Wait after(const Work& work, std::uint64_t bytes, Status status);
 
+  // scan_retest.cpp
+  std::optional<std::size_t> due_retest(std::uint64_t unix_now) REQUIRES(mu_);
+  void plan_retests(std::uint64_t unix_now) REQUIRES(mu_);
+  std::uint64_t first_block_of(std::size_t region) const;
+  std::uint64_t retest_wait(unsigned retests) const;
+  Wait try_pending(const Work& work);
+  Wait try_region(const Work& work);
+  Result<bool> try_again(BlockNo block);
+
   // scan_rescue.cpp
   Wait read_block(const Work& work);
   Wait check_watch(const Work& work);
-  Wait try_pending(const Work& work);
   void found(const ScanStep& step) REQUIRES(mu_);
   void watch_slow(BlockNo block) REQUIRES(mu_);
   void make_suspect(BlockNo block, Watch& watch, std::string_view why)
@@ -146,7 +157,11 @@ class ScanEngine {
   std::uint64_t timed_sum_us_ GUARDED_BY(mu_) = 0;
   std::uint64_t timed_count_ GUARDED_BY(mu_) = 0;
   std::uint64_t seen_requests_ GUARDED_BY(mu_) = 0;
-  std::uint64_t came_back_in_pass_ GUARDED_BY(mu_) = 0;
+  std::uint64_t retest_due_ GUARDED_BY(mu_) = 0;          // 0: nobody knows
+  std::uint64_t retests_planned_ GUARDED_BY(mu_) = 0;     // when; 0: not yet
+  std::size_t retest_region_ GUARDED_BY(mu_) = kRegions;  // under way
+  std::uint64_t retest_from_ GUARDED_BY(mu_) = 0;         // block
+  bool retest_back_ GUARDED_BY(mu_) = false;              // one came back
   using Time = std::chrono::steady_clock::time_point;
   Time last_client_ GUARDED_BY(mu_){};
   Time not_before_ GUARDED_BY(mu_){};       // the rate limit, or trouble

@@ -16,8 +16,6 @@ constexpr std::uint64_t kLater = 600;
 
 constexpr std::string_view kRetried = "it was read, but not at the first try";
 constexpr std::string_view kSlow = "reading it was slow again and again";
-constexpr std::string_view kBack = "it could not be read, and came back";
-constexpr std::string_view kTried = "the scanner tried it again";
 
 }  // namespace
 
@@ -34,14 +32,15 @@ void ScanEngine::found(const ScanStep& step) {
   state_.unreadable_sectors += step.unreadable_sectors;
   state_.pass.unreadable_sectors += step.unreadable_sectors;
   for (const BlockNo block : step.pending) {
-    ++state_.regions[region_of(block.value * block_bytes)].errors;
     state_.watches.erase(block);
-    // The first try is soon after the newest.
-    state_.retest_wait =
-        static_cast<std::uint64_t>(options_.first_retest.count());
-    if (state_.next_retest == 0 ||
-        state_.next_retest > now + state_.retest_wait)
-      state_.next_retest = now + state_.retest_wait;
+    // The next try is soon after the newest.
+    RegionRecord& region = state_.regions[region_of(block.value * block_bytes)];
+    ++region.errors;
+    region.retests = 0;
+    const std::uint64_t soon = now + retest_wait(0);
+    if (region.next_retest == 0 || region.next_retest > soon)
+      region.next_retest = soon;
+    retest_due_ = 0;
     log_(LogLevel::warning,
          fmt::format("scan: block {} cannot be read and is pending",
                      block.value));
@@ -184,31 +183,6 @@ Status ScanEngine::rescue(BlockNo block, std::string_view why) {
                                         block.value, status.error().text()));
   }
   return status;
-}
-
-ScanEngine::Wait ScanEngine::try_pending(const Work& work) {
-  const auto block = volume_.next_pending(work.block);
-  if (!block) {
-    MutexLock lock(mu_);
-    if (work.run == run_) finish_pass();
-    return {};
-  }
-  auto back = volume_.retest(*block, kTried);
-  bool rescues = false;
-  {
-    MutexLock lock(mu_);
-    if (back && *back) {
-      ++state_.came_back;
-      ++came_back_in_pass_;
-      rescues =
-          options_.rescue != Rescue::off && !state_.dry_run && take_budget();
-    }
-    if (work.run == run_ && back) state_.next_block = block->value + 1;
-  }
-  // What is left on MAIN for want of budget or room can be read there.
-  if (rescues) (void)rescue(*block, kBack);
-  return after(work, volume_.block_bytes(),
-               back ? Status() : Status(std::move(back).error()));
 }
 
 }  // namespace nbd_remap

@@ -7,7 +7,7 @@
 namespace nbd_remap {
 namespace {
 
-constexpr std::uint64_t kVersion = 1;
+constexpr std::uint64_t kVersion = 2;
 constexpr std::uint64_t kMostSeconds = std::uint64_t{1} << 40;
 
 // Both directions of one list of fields, so that they cannot differ.
@@ -15,7 +15,8 @@ class Packer {
  public:
   bool good() const { return true; }
   template <class T>
-  void field(T& value, std::uint64_t /*most*/ = 0) {
+  void field(T& value, std::uint64_t /*most*/ = 0,
+             std::uint64_t /*least*/ = 0) {
     put(static_cast<std::uint64_t>(value), sizeof(T));
   }
   std::vector<std::byte> take() { return std::move(out_); }
@@ -34,14 +35,15 @@ class Unpacker {
   bool good() const { return good_; }
   bool at_end() const { return good_ && in_.empty(); }
   template <class T>
-  void field(T& value, std::uint64_t most = ~std::uint64_t{0}) {
+  void field(T& value, std::uint64_t most = ~std::uint64_t{0},
+             std::uint64_t least = 0) {
     if (in_.size() < sizeof(T)) good_ = false;
     if (!good_) return;
     std::uint64_t n = 0;
     for (std::size_t i = 0; i < sizeof(T); ++i)
       n |= static_cast<std::uint64_t>(in_[i]) << (8 * i);
     in_ = in_.subspan(sizeof(T));
-    if (n > most) good_ = false;
+    if (n > most || n < least) good_ = false;
     value = static_cast<T>(n);
   }
 
@@ -69,7 +71,7 @@ void range_fields(Io& io, ScanRange& r) {
 template <class Io>
 void head_fields(Io& io, ScanState& s) {
   std::uint64_t version = kVersion;
-  io.field(version, kVersion);
+  io.field(version, kVersion, kVersion);
   io.field(s.size);
   io.field(s.run, 2);
   io.field(s.halted, 1);
@@ -86,8 +88,7 @@ void head_fields(Io& io, ScanState& s) {
         &s.pass.slow_chunks, &s.pass.bad_slots, &s.pass.rescued, &s.passes,
         &s.unreadable_sectors, &s.rescued, &s.came_back, &s.budget_used})
     io.field(*n);
-  for (auto* n : {&s.last_full, &s.next_retest, &s.retest_wait, &s.budget_hour})
-    io.field(*n, kMostSeconds);
+  for (auto* n : {&s.last_full, &s.budget_hour}) io.field(*n, kMostSeconds);
 }
 
 template <class Io>
@@ -106,6 +107,8 @@ void region_fields(Io& io, RegionRecord& r) {
   io.field(r.scanned_at, kMostSeconds);
   io.field(r.slowest_us);
   io.field(r.mean_us);
+  io.field(r.next_retest, kMostSeconds);
+  io.field(r.retests);
 }
 
 // A region of the larger volume inherits from those that began in it. It was
@@ -126,6 +129,14 @@ void lay_out_anew(ScanState& s, std::uint64_t size) {
 }
 
 }  // namespace
+
+std::uint64_t ScanState::next_retest() const {
+  std::uint64_t first = 0;
+  for (const RegionRecord& r : regions)
+    if (r.next_retest != 0 && (first == 0 || r.next_retest < first))
+      first = r.next_retest;
+  return first;
+}
 
 std::vector<std::byte> pack_scan_state(const ScanState& state) {
   ScanState s = state;

@@ -26,6 +26,9 @@ struct RegionRecord {
   std::uint64_t scanned_at = 0;  // unix seconds; 0: never, as a whole
   std::uint32_t slowest_us = 0;  // of a chunk, when it was scanned last
   std::uint32_t mean_us = 0;
+  // When its pending blocks are tried again, in unix seconds; 0: none is known.
+  std::uint64_t next_retest = 0;
+  std::uint8_t retests = 0;  // in vain, one after the other
   friend bool operator==(const RegionRecord&, const RegionRecord&) = default;
 };
 
@@ -70,13 +73,13 @@ struct ScanState {
   std::uint64_t unreadable_sectors = 0;  // of all passes
   std::uint64_t rescued = 0;
   std::uint64_t came_back = 0;    // pending blocks that could be read again
-  std::uint64_t next_retest = 0;  // unix seconds; 0: nothing is pending
-  std::uint64_t retest_wait = 0;  // seconds, doubled by each round in vain
   std::uint64_t budget_hour = 0;  // unix seconds when it began
   std::uint64_t budget_used = 0;
   std::map<BlockNo, Watch> watches;
   std::uint64_t size = 0;  // of the volume that regions are of
   std::array<RegionRecord, kRegions> regions{};
+  // Of all regions; 0: nothing is pending.
+  std::uint64_t next_retest() const;
   friend bool operator==(const ScanState&, const ScanState&) = default;
 };
 
