@@ -21,14 +21,14 @@ namespace nbd_remap {
 namespace {
 
 constexpr std::size_t kStackBytes = 512 << 10;
-Fibers* running_now = nullptr;
+Fibers* existing_now = nullptr;
 std::uint64_t device_state = 0;
 // steady_clock in this program, in ns: it goes on only when nothing else can.
 std::int64_t steady_ns = 1;
 constexpr std::int64_t kHourNs = 3'600'000'000'000;
 
 [[noreturn]] void give_up(const char* words) {
-  std::fprintf(stderr, "fibers: %s\n", words);
+  (void)std::fprintf(stderr, "fibers: %s\n", words);
   std::abort();
 }
 
@@ -38,55 +38,97 @@ Fibers::Fibers(std::uint64_t seed, unsigned stay_percent)
     : seed_(seed),
       random_(seed),
       stay_percent_(stay_percent),
-      fibers_(kMost + 1) {}
-
-Fibers::~Fibers() {
+      fibers_(kMost + kThreads + 1),
+      before_(std::exchange(existing_now, this)) {
 #if defined(__SANITIZE_THREAD__)
-  for (unsigned i = 1; i <= kMost; ++i)
-    if (fibers_[i].shadow) __tsan_destroy_fiber(fibers_[i].shadow);
+  fibers_[0].shadow = __tsan_get_current_fiber();
 #endif
+  fibers_[0].state = State::ready;
 }
 
-Fibers* Fibers::running() { return running_now; }
-unsigned Fibers::current() { return running_now ? running_now->current_ : 0; }
+Fibers::~Fibers() {
+  for (const Fiber& f : fibers_)
+    if (f.taken) give_up("a thread was not joined");
+#if defined(__SANITIZE_THREAD__)
+  for (std::size_t i = 1; i < fibers_.size(); ++i)
+    if (fibers_[i].shadow) __tsan_destroy_fiber(fibers_[i].shadow);
+#endif
+  existing_now = before_;
+}
+
+Fibers* Fibers::existing() { return existing_now; }
+unsigned Fibers::current() { return existing_now ? existing_now->current_ : 0; }
 Fibers::Fiber& Fibers::fiber() { return fibers_[current_]; }
+
+void Fibers::may_hold(int mutexes) {
+  if (existing_now) existing_now->fiber().may_hold = mutexes;
+}
 
 void Fibers::fault(const std::string& words) {
   if (faults_.empty()) faults_ = words;
 }
 
-void Fibers::run(const std::vector<std::function<void()>>& bodies) {
-  if (bodies.size() > kMost || running_now) give_up("REQUIRES of run()");
-  fibers_[0].state = State::ended;
+void Fibers::make(Fiber& f, std::function<void()> body) {
+  if (!f.stack) {
+    f.stack = std::make_unique_for_overwrite<std::byte[]>(kStackBytes);
 #if defined(__SANITIZE_THREAD__)
-  fibers_[0].shadow = __tsan_get_current_fiber();
+    f.shadow = __tsan_create_fiber(0);
 #endif
-  for (std::size_t i = 0; i < bodies.size(); ++i) {
-    Fiber& f = fibers_[i + 1];
-    if (!f.stack) {
-      f.stack = std::make_unique_for_overwrite<std::byte[]>(kStackBytes);
-#if defined(__SANITIZE_THREAD__)
-      f.shadow = __tsan_create_fiber(0);
-#endif
-    }
-    if (::getcontext(&f.context) != 0) give_up("getcontext");
-    f.context.uc_stack.ss_sp = f.stack.get();
-    f.context.uc_stack.ss_size = kStackBytes;
-    f.context.uc_link = nullptr;
-    ::makecontext(&f.context, &Fibers::entry, 0);
-    f.body = &bodies[i];
-    f.state = State::ready;
-    f.mutexes = 0;
   }
-  running_now = this;
-  hand_over();
-  running_now = nullptr;
+  if (::getcontext(&f.context) != 0) give_up("getcontext");
+  f.context.uc_stack.ss_sp = f.stack.get();
+  f.context.uc_stack.ss_size = kStackBytes;
+  f.context.uc_link = nullptr;
+  ::makecontext(&f.context, &Fibers::entry, 0);
+  f.body = std::move(body);
+  f.state = State::ready;
+  f.mutexes = f.may_hold = 0;
+}
+
+void Fibers::run(const std::vector<std::function<void()>>& bodies) {
+  if (bodies.size() > kMost || current_ != 0) give_up("REQUIRES of run()");
+  left_ = bodies.size();
+  for (std::size_t i = 0; i < bodies.size(); ++i)
+    make(fibers_[i + 1], [this, &body = bodies[i]] {
+      body();
+      if (--left_ == 0) notify(&left_, true);
+    });
+  while (left_ != 0) {
+    fibers_[0].state = State::waiting;
+    fibers_[0].condition = &left_;
+    fibers_[0].timed = false;
+    hand_over();
+  }
+}
+
+unsigned Fibers::start_thread(std::function<void()> body) {
+  for (unsigned i = kMost + 1; i < fibers_.size(); ++i) {
+    if (fibers_[i].taken) continue;
+    fibers_[i].taken = true;
+    make(fibers_[i], [this, i, body = std::move(body)] {
+      body();
+      notify(&fibers_[i], true);
+    });
+    return i;
+  }
+  give_up("too many threads");
+}
+
+void Fibers::join_thread(unsigned thread) {
+  Fiber& f = fiber();
+  while (fibers_[thread].state != State::ended) {
+    f.state = State::waiting;
+    f.condition = &fibers_[thread];
+    f.timed = false;
+    hand_over();
+  }
+  fibers_[thread].taken = false;
 }
 
 void Fibers::entry() {
-  Fibers& self = *running_now;
+  Fibers& self = *existing_now;
   self.arrived(self.current_);
-  (*self.fiber().body)();
+  self.fiber().body();
   self.fiber().state = State::ended;
   self.hand_over();
   give_up("an ended fiber ran");
@@ -94,13 +136,13 @@ void Fibers::entry() {
 
 // Chooses who runs next; comes back when it is this one's turn again.
 void Fibers::hand_over() {
-  std::array<unsigned, kMost> ready{};
-  std::array<unsigned, kMost> waiting{};
+  std::array<unsigned, kMost + kThreads + 1> ready{};
+  std::array<unsigned, kMost + kThreads + 1> waiting{};
   std::size_t can_run = 0;
   std::size_t wait = 0;
-  for (unsigned i = 1; i <= kMost; ++i) {
+  for (unsigned i = 0; i < fibers_.size(); ++i) {
     if (fibers_[i].state == State::ready) ready.at(can_run++) = i;
-    if (fibers_[i].state == State::waiting) waiting.at(wait++) = i;
+    if (fibers_[i].state == State::waiting && i != 0) waiting.at(wait++) = i;
   }
   unsigned next = 0;
   if (wait != 0 && can_run != 0 && random_() % 64 == 0) {
@@ -108,20 +150,26 @@ void Fibers::hand_over() {
     next = waiting.at(random_() % wait);
   } else if (can_run != 0) {
     next = ready.at(random_() % can_run);
-  } else if (wait != 0) {
-    fault("all requests wait, and nobody can wake them");
-    for (std::size_t i = 0; i < wait; ++i)
-      if (fibers_[waiting.at(i)].timed) next = waiting.at(i);
-    if (next == 0)
-      give_up(("a wait without a bound that nobody ends, seed " +
-               std::to_string(seed_))
-                  .c_str());
-    fibers_[next].timed_out = true;
-    steady_ns += kHourNs;
+  } else {
+    next = nobody_can_run();
   }
-  if (next != 0) fibers_[next].state = State::ready;
+  fibers_[next].state = State::ready;
   if (next == current_) return;
   switch_to(next);
+}
+
+unsigned Fibers::nobody_can_run() {
+  fault("all requests wait, and nobody can wake them");
+  for (unsigned i = 0; i < fibers_.size(); ++i) {
+    Fiber& f = fibers_[i];
+    if (f.state != State::waiting || !f.timed) continue;
+    f.timed_out = true;
+    steady_ns += kHourNs;
+    return i;
+  }
+  give_up(
+      ("a wait without a bound that nobody ends, seed " + std::to_string(seed_))
+          .c_str());
 }
 
 void Fibers::switch_to(unsigned to) {
@@ -138,7 +186,7 @@ void Fibers::switch_to(unsigned to) {
   const void* bottom = theirs.context.uc_stack.ss_sp;
   std::size_t size = theirs.context.uc_stack.ss_size;
   // An ended fiber's fake stack can go.
-  const bool last = self != 0 && mine.state == State::ended;
+  const bool last = mine.state == State::ended;
   __sanitizer_start_switch_fiber(last ? nullptr : &mine.shadow, bottom, size);
 #endif
   ::swapcontext(&mine.context, &theirs.context);
@@ -160,9 +208,9 @@ void Fibers::arrived([[maybe_unused]] unsigned self) {
 }
 
 void Fibers::yield() {
-  Fibers* self = running_now;
+  Fibers* self = existing_now;
   if (!self || self->current_ == 0) return;
-  if (self->fiber().mutexes != 0)
+  if (self->fiber().mutexes > self->fiber().may_hold)
     self->fault("a mutex is held across a call of a disk");
   else if (self->random_() % 100 >= self->stay_percent_)
     self->hand_over();
@@ -172,7 +220,8 @@ int Fibers::wait(const void* condition, const std::function<void()>& unlock,
                  const std::function<void()>& lock, bool timed) {
   ++waits_;
   Fiber& f = fiber();
-  if (f.mutexes != 1) fault("a wait with more mutexes held than its own");
+  if (current_ != 0 && (f.mutexes < 1 || f.mutexes > 1 + f.may_hold))
+    fault("a wait with more mutexes held than its own");
   f.condition = condition;
   f.timed = timed;
   f.timed_out = false;
@@ -198,20 +247,24 @@ void seed_random_device(std::uint64_t seed) { device_state = seed; }
 namespace {
 
 using MutexCall = int (*)(pthread_mutex_t*);
+using Create = int (*)(pthread_t*, const pthread_attr_t*, void* (*)(void*),
+                       void*);
+using Join = int (*)(pthread_t, void**);
 
-MutexCall next_of(const char* name) {
+template <class Call>
+Call next_of(const char* name) {
   void* found = ::dlsym(RTLD_NEXT, name);
   if (!found) give_up(name);
-  return reinterpret_cast<MutexCall>(found);
+  return reinterpret_cast<Call>(found);
 }
 
 int real_lock(pthread_mutex_t* mutex) {
-  static const MutexCall call = next_of("pthread_mutex_lock");
+  static const MutexCall call = next_of<MutexCall>("pthread_mutex_lock");
   return call(mutex);
 }
 
 int real_unlock(pthread_mutex_t* mutex) {
-  static const MutexCall call = next_of("pthread_mutex_unlock");
+  static const MutexCall call = next_of<MutexCall>("pthread_mutex_unlock");
   return call(mutex);
 }
 
@@ -219,8 +272,8 @@ bool in_fiber() { return Fibers::current() != 0; }
 
 int wait_in_fiber(pthread_cond_t* condition, pthread_mutex_t* mutex,
                   bool timed) {
-  if (!in_fiber()) give_up("a wait outside of fibers");
-  return Fibers::running()->wait(
+  if (!Fibers::existing()) give_up("a wait outside of fibers");
+  return Fibers::existing()->wait(
       condition, [mutex] { (void)pthread_mutex_unlock(mutex); },
       [mutex] { (void)pthread_mutex_lock(mutex); }, timed);
 }
@@ -232,12 +285,12 @@ int wait_in_fiber(pthread_cond_t* condition, pthread_mutex_t* mutex,
 extern "C" {
 __attribute__((visibility("default"))) int pthread_mutex_lock(
     pthread_mutex_t* mutex) noexcept {
-  if (nbd_remap::in_fiber()) nbd_remap::Fibers::running()->mutex_taken();
+  if (nbd_remap::in_fiber()) nbd_remap::Fibers::existing()->mutex_taken();
   return nbd_remap::real_lock(mutex);
 }
 __attribute__((visibility("default"))) int pthread_mutex_unlock(
     pthread_mutex_t* mutex) noexcept {
-  if (nbd_remap::in_fiber()) nbd_remap::Fibers::running()->mutex_given();
+  if (nbd_remap::in_fiber()) nbd_remap::Fibers::existing()->mutex_given();
   return nbd_remap::real_unlock(mutex);
 }
 __attribute__((visibility("default"))) int pthread_cond_wait(
@@ -251,16 +304,40 @@ __attribute__((visibility("default"))) int pthread_cond_clockwait(
 }
 __attribute__((visibility("default"))) int pthread_cond_broadcast(
     pthread_cond_t* condition) noexcept {
-  if (auto* fibers = nbd_remap::Fibers::running())
+  if (auto* fibers = nbd_remap::Fibers::existing())
     fibers->notify(condition, true);
   return 0;
 }
 __attribute__((visibility("default"))) int pthread_cond_signal(
     pthread_cond_t* condition) noexcept {
-  if (auto* fibers = nbd_remap::Fibers::running())
+  if (auto* fibers = nbd_remap::Fibers::existing())
     fibers->notify(condition, false);
   return 0;
 }
+__attribute__((visibility("default"))) int pthread_create(
+    pthread_t* id, const pthread_attr_t* attributes, void* (*start)(void*),
+    void* argument) noexcept {
+  if (auto* fibers = nbd_remap::Fibers::existing()) {
+    *id = fibers->start_thread([=] { (void)start(argument); });
+    return 0;
+  }
+  static const auto call =
+      nbd_remap::next_of<nbd_remap::Create>("pthread_create");
+  return call(id, attributes, start, argument);
+}
+__attribute__((visibility("default"))) int pthread_join(pthread_t id,
+                                                        void** result) {
+  // A real one is an address.
+  if (auto* fibers = nbd_remap::Fibers::existing();
+      fibers &&
+      id < nbd_remap::Fibers::kMost + nbd_remap::Fibers::kThreads + 1) {
+    fibers->join_thread(static_cast<unsigned>(id));
+    return 0;
+  }
+  static const auto call = nbd_remap::next_of<nbd_remap::Join>("pthread_join");
+  return call(id, result);
+}
+// NOLINTBEGIN(bugprone-reserved-identifier, readability-identifier-naming)
 // std::chrono::steady_clock::now(), in a register like its one number
 __attribute__((visibility("default"))) std::int64_t
 _ZNSt6chrono3_V212steady_clock3nowEv() {
@@ -273,4 +350,5 @@ _ZNSt13random_device9_M_getvalEv(void*) {
       nbd_remap::device_state * 6364136223846793005ULL + 1442695040888963407ULL;
   return static_cast<unsigned>(nbd_remap::device_state >> 33);
 }
+// NOLINTEND(bugprone-reserved-identifier, readability-identifier-naming)
 }

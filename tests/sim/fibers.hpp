@@ -11,6 +11,9 @@
 //             pthread_cond_* take the place of libc's for the whole test
 //             program, hence the product needs no seam for it, and is the same
 //             code that is shipped.
+// Threads     that the product starts are fibers too, which may outlive a
+//             run(): they go on in the next, and while the caller of run()
+//             itself waits or joins.
 // Checks      A call of a disk while a fiber holds a mutex, and a wait that
 //             nobody can end, are faults(): both would hang somewhere else.
 // Waits       notified in the order that the seed says, and sometimes for no
@@ -33,6 +36,7 @@ namespace nbd_remap {
 class Fibers {
  public:
   static constexpr unsigned kMost = 8;
+  static constexpr unsigned kThreads = 32;  // that the product has at once
 
   // stay_percent: how often the one that runs goes on.
   Fibers(std::uint64_t seed, unsigned stay_percent);
@@ -52,6 +56,9 @@ class Fibers {
   static void yield();
   // The fiber that runs, from 1; 0: none.
   static unsigned current();
+  // The one that runs may hold so many mutexes across calls of disks, as
+  // nobody else will want them.
+  static void may_hold(int mutexes);
 
   // For the functions that stand in for libc's.
   int wait(const void* condition, const std::function<void()>& unlock,
@@ -59,24 +66,30 @@ class Fibers {
   void notify(const void* condition, bool all);
   void mutex_taken() { ++fiber().mutexes; }
   void mutex_given() { --fiber().mutexes; }
-  static Fibers* running();
+  unsigned start_thread(std::function<void()> body);
+  void join_thread(unsigned thread);
+  static Fibers* existing();
 
  private:
   enum class State { ready, waiting, ended };
   struct Fiber {
     ucontext_t context{};
-    const std::function<void()>* body = nullptr;
+    std::function<void()> body;
     State state = State::ended;
     const void* condition = nullptr;
     bool timed = false;
     bool timed_out = false;
+    bool taken = false;  // a thread that nobody has joined
     int mutexes = 0;
+    int may_hold = 0;
     std::unique_ptr<std::byte[]> stack;
     void* shadow = nullptr;  // the sanitizer's
   };
 
   static void entry();
   Fiber& fiber();
+  void make(Fiber& fiber, std::function<void()> body);
+  unsigned nobody_can_run();
   void hand_over();
   void switch_to(unsigned to);
   void arrived(unsigned self);
@@ -88,6 +101,8 @@ class Fibers {
   std::vector<Fiber> fibers_;  // 0 is the caller of run()
   unsigned current_ = 0;
   unsigned from_ = 0;
+  std::size_t left_ = 0;  // of run()'s
+  Fibers* const before_;
   std::string faults_;
   std::uint64_t switches_ = 0;
   std::uint64_t waits_ = 0;

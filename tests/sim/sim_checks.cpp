@@ -22,10 +22,22 @@ void SimRun::excuse_change(const Status& status) {
     violate("a change fails for no reason: " + status.error().text());
 }
 
+// A scan waits for what keeps others from changing anything, no more.
+void SimRun::excuse_scan(const std::string& words) {
+  if (power_.off) return;
+  const VolumeStatus now = volume_->status();
+  const SlotPool::Counts& slots = now.store.slots;
+  const bool full =
+      slots.slots - slots.used - slots.retired < running_most_ + 1;
+  if (!full && now.store.failed.empty() && !now.breaker_open &&
+      !now.main.in_doubt && !now.spare.in_doubt)
+    violate("scan: waits for no reason: " + words);
+}
+
 void SimRun::check_doubt() {
   if (!going()) return;
   const VolumeStatus now = volume_->status();
-  if ((main_.fired().flushes != main_flushes_ && !now.main.in_doubt) ||
+  if ((main().fired().flushes != main_flushes_ && !now.main.in_doubt) ||
       (spare_.fired().flushes != spare_flushes_ && !now.spare.in_doubt))
     violate("a flush failed, and nothing is in doubt");
 }

@@ -62,6 +62,12 @@ void SimDisk::enlarge(std::uint64_t size_bytes) {
   bad_.resize(size_bytes / kSectorBytes);
 }
 
+void SimDisk::mend_all() {
+  std::fill(bad_.begin(), bad_.end(), std::uint8_t{0});
+  trouble_.clear();
+  fail_flush_ = false;
+}
+
 void SharedImage::read(std::uint64_t offset, Bytes out) const {
   while (!out.empty()) {
     const std::uint64_t in_page = offset % kPage;
@@ -230,8 +236,11 @@ Status SimDisk::change(const char* operation, DeviceOffset offset,
       continue;
     }
     store(first + i, version, status.ok() && durability == Durability::fua);
-    if (operation[0] != 't')
-      bad_[first + i] &= static_cast<std::uint8_t>(~unsigned{kReads});
+    if (operation[0] == 't') continue;
+    const auto trouble = trouble_.find(first + i);
+    if (trouble != trouble_.end() && trouble->second.until_written)
+      trouble_.erase(trouble);
+    bad_[first + i] &= static_cast<std::uint8_t>(~unsigned{kReads});
   }
   if (data) power_.note(crc32c({data, length}));
   return status;
@@ -249,7 +258,7 @@ Status SimDisk::read(DeviceOffset offset, Bytes buffer) {
   auto trouble = trouble_.lower_bound(first);
   if (trouble != trouble_.end() && trouble->first < end) {
     ++fired_.transient;
-    if (--trouble->second == 0) trouble_.erase(trouble);
+    if (--trouble->second.times == 0) trouble_.erase(trouble);
     return bad_medium("read", offset, buffer.size());
   }
   if (touches(first, end, kReads | kReadsLater)) {

@@ -88,12 +88,13 @@ class SimDisk final : public Backend {
     ++bad_sectors_;
   }
   void mend(std::uint64_t sector) { bad_[sector] = 0; }
+  void mend_all();
   bool is_bad(std::uint64_t sector, std::uint8_t bad) const {
     return (bad_[sector] & bad) != 0;
   }
-  // The next so many reads that touch it fail.
-  void trouble(std::uint64_t sector, unsigned times) {
-    trouble_[sector] = times;
+  // The next so many reads that touch it fail; or fewer, if a write heals it.
+  void trouble(std::uint64_t sector, unsigned times, bool until_written) {
+    trouble_[sector] = {times, until_written};
   }
   void fail_next_flush(bool fails = true) { fail_flush_ = fails; }
 
@@ -166,7 +167,11 @@ class SimDisk final : public Backend {
   std::vector<std::pair<std::uint64_t, Version>> limbo_;
   std::vector<std::uint8_t> bad_;
   std::uint64_t bad_sectors_ = 0;
-  std::map<std::uint64_t, unsigned> trouble_;
+  struct Trouble {
+    unsigned times = 0;
+    bool until_written = false;
+  };
+  std::map<std::uint64_t, Trouble> trouble_;
   bool fail_flush_ = false;
   Fired fired_;
 };

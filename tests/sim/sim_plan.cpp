@@ -17,12 +17,16 @@ using Kind = SimOp::Kind;
 
 constexpr unsigned kRounds = 12;
 
-constexpr std::array<const char*, 22> kNames{
-    "read",       "write",   "zero",           "trim",           "flush",
-    "extents",    "cache",   "remap",          "unmap",          "retest",
-    "check",      "clear",   "bad-read",       "bad-read-later", "bad-write",
-    "mend",       "trouble", "bad-slot-write", "bad-slot-read",  "bad-copy",
-    "fail-flush", "look"};
+constexpr std::array<const char*, 27> kNames{
+    "read",       "write",          "zero",
+    "trim",       "flush",          "extents",
+    "cache",      "remap",          "unmap",
+    "retest",     "check",          "clear",
+    "scan",       "replace",        "abort-replace",
+    "grow-spare", "bad-read",       "bad-read-later",
+    "bad-write",  "mend",           "bad-other",
+    "trouble",    "bad-slot-write", "bad-slot-read",
+    "bad-copy",   "fail-flush",     "look"};
 
 class Maker {
  public:
@@ -37,6 +41,8 @@ class Maker {
     out.on_pending_write =
         pick(2) == 0 ? PendingWrite::main_first : PendingWrite::spare_first;
     out.tail_copy = pick(2) == 0;
+    // What is copied whole costs time: not in every world.
+    out.state_area = state_area_ = pick(4) == 0;
     // Few blocks are used much, so that requests meet.
     hot_ = 1 + pick(8);
     faults_ = pick(4);  // 0: a sound disk
@@ -53,7 +59,7 @@ class Maker {
     while (out.ops.size() < ops) {
       if (faults_ != 0 && pick(12) < faults_) {
         if (pick(3) == 0)
-          story(out.ops);
+          pick(4) == 0 ? scan_story(out.ops) : story(out.ops);
         else
           out.ops.push_back(fault());
       }
@@ -120,7 +126,42 @@ class Maker {
     }
   }
 
+  // A block that a scan meets: bad, or readable with patience, and clients
+  // beside it.
+  void scan_story(std::vector<SimOp>& ops) {
+    const std::uint64_t start = block() * kSimBlockBytes;
+    SimOp bad{pick(2) == 0 ? Kind::bad_read : Kind::trouble,
+              start + pick(7) * kSectorBytes, kSectorBytes * (3 + pick(9)),
+              true};
+    if (bad.kind == Kind::bad_read) bad.length = kSectorBytes;
+    fit(bad);
+    ops.push_back(bad);
+    SimOp scan{Kind::scan, start - start % kSimWindow,
+               kSectorBytes * (20 + pick(100)), false};
+    fit(scan);
+    for (std::uint64_t n = 1 + pick(4); n != 0; --n) {
+      ops.push_back(scan);
+      ops.push_back(SimOp{pick(2) == 0 ? Kind::read : Kind::write,
+                          start + pick(7) * kSectorBytes, kSectorBytes,
+                          pick(4) == 0});
+      fit(ops.back());
+    }
+  }
+
+  // Steps of what runs in the background.
+  SimOp background() {
+    SimOp op;
+    op.kind = Kind::scan;
+    range(op);
+    op.flag = pick(2) == 0;
+    if (state_area_ && pick(2) == 0)
+      op.kind = pick(16) == 0 ? Kind::abort_replace : Kind::replace;
+    if (pick(60) == 0) op.kind = Kind::grow_spare;
+    return op;
+  }
+
   SimOp request() {
+    if (pick(state_area_ ? 8 : 16) == 0) return background();
     static constexpr std::array<std::pair<Kind, unsigned>, 12> kWeights{
         {{Kind::write, 38},
          {Kind::read, 16},
@@ -169,6 +210,8 @@ class Maker {
     op.kind = kKinds.at(pick(kKinds.size()));
     op.flag = pick(2) == 0;
     if (pick(60) == 0) op.kind = Kind::fail_flush;
+    if (state_area_ && pick(24) == 0) op.kind = Kind::bad_other;
+    if (op.kind == Kind::trouble) op.flag = false;
     op.offset = block() * kSimBlockBytes + pick(8) * 512;
     op.length = 512 * (1 + (pick(3) == 0 ? pick(16) : pick(2)));
     fit(op);
@@ -186,25 +229,29 @@ class Maker {
   std::mt19937_64 random_;
   std::uint64_t hot_ = 1;
   std::uint64_t faults_ = 0;
+  bool state_area_ = false;
 };
 
 }  // namespace
 
 SimPlan make_sim_plan(std::uint64_t seed) { return Maker(seed).plan(seed); }
 
+std::string describe(const SimOp& op) {
+  return fmt::format("{} {} {}{}", kNames.at(static_cast<std::size_t>(op.kind)),
+                     op.offset, op.length, op.flag ? " flag" : "");
+}
+
 std::string describe(const SimPlan& plan) {
   std::string out = fmt::format(
-      "seed {}: {} clients, stay {}%, {} slots, pending writes {} first, bad "
+      "seed {}: {} clients, stay {}%, {} slots{}, pending writes {} first, bad "
       "sectors in the {} copy\n",
       plan.seed, plan.clients, plan.stay_percent, plan.slots,
+      plan.state_area ? " and many more" : "",
       plan.on_pending_write == PendingWrite::main_first ? "MAIN" : "SPARE",
       plan.tail_copy ? "tail" : "head");
   for (const SimRound& round : plan.rounds) {
     out += "round\n";
-    for (const SimOp& op : round.ops)
-      out += fmt::format("  {} {} {}{}\n",
-                         kNames.at(static_cast<std::size_t>(op.kind)),
-                         op.offset, op.length, op.flag ? " flag" : "");
+    for (const SimOp& op : round.ops) out += "  " + describe(op) + "\n";
     out += fmt::format("  end at call {}{}{}: {}, survivors {}", round.cut_at,
                        round.cut_in_spare ? " that changes SPARE" : "",
                        round.ordered_stop ? " (ordered stop before)" : "",

@@ -43,13 +43,19 @@ struct SimOp {
     retest,
     check,
     clear,
+    // what runs beside them, some steps of it
+    scan,     // begins one if none is under way; flag: of the whole volume
+    replace,  // of MAIN by the other disk; begins or goes on. flag: a fresh one
+    abort_replace,
+    grow_spare,
     // the medium changes, at once
     bad_read,        // until it is written
     bad_read_later,  // also after it was written
     bad_write,
     mend,
+    bad_other,  // the disk that is not MAIN refuses to be written there
     // as above, but nothing else runs meanwhile
-    trouble,         // the next two reads of a sector fail
+    trouble,         // the next two reads of a sector fail; flag: so many
     bad_slot_write,  // offset: the slot; length: its sector
     bad_slot_read,
     bad_copy,  // of the metadata: offset, length: from its start
@@ -59,9 +65,10 @@ struct SimOp {
   Kind kind = Kind::read;
   std::uint64_t offset = 0;
   std::uint64_t length = 0;
-  bool flag = false;  // FUA; punch; or: of SPARE
+  bool flag = false;  // FUA; of SPARE; or as said above
 
   bool alone() const { return kind >= Kind::trouble; }
+  bool request() const { return kind <= Kind::grow_spare; }
 };
 
 // What is asked at once, then an end, then a start.
@@ -86,10 +93,14 @@ struct SimPlan {
   std::uint64_t slots = 16;
   PendingWrite on_pending_write = PendingWrite::main_first;
   bool tail_copy = false;  // which copy of the metadata has bad sectors
+  // SPARE is so large that it keeps the state of a scan and a replacement; then
+  // slots are plenty.
+  bool state_area = false;
   std::vector<SimRound> rounds;
 };
 
 SimPlan make_sim_plan(std::uint64_t seed);
 std::string describe(const SimPlan& plan);
+std::string describe(const SimOp& op);
 
 }  // namespace nbd_remap

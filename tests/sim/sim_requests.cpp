@@ -20,12 +20,13 @@ void SimRun::client() {
   while (going() && next_ < segment_end_) {
     const SimOp& op = round_->ops[next_++];
     Fibers::yield();
-    const bool request = op.kind <= Kind::clear;
+    const bool request = op.request();
     if (request) {
       ++stats_.requests;
       running_ += blocks_of(op);
       running_most_ = std::max(running_most_, running_);
     }
+    tell(describe(op));
     perform(op);
     if (request) running_ -= blocks_of(op);
   }
@@ -56,6 +57,13 @@ void SimRun::perform(const SimOp& op) {
       return move(op, MapAction::check);
     case Kind::clear:
       return clear(op);
+    case Kind::scan:
+      return scan(op);
+    case Kind::replace:
+    case Kind::abort_replace:
+      return replace(op);
+    case Kind::grow_spare:
+      return grow_spare(op);
     default:
       return spoil(op);
   }
@@ -63,6 +71,7 @@ void SimRun::perform(const SimOp& op) {
 
 void SimRun::told(const SimOp& op, const Status& status) {
   power_.note(op.offset << 20 ^ op.length << 1 ^ status.ok());
+  tell(status ? "done" : status.error().text());
   if (!status && !power_.off) ++stats_.refused;
 }
 
@@ -169,15 +178,19 @@ void SimRun::spoil(const SimOp& op) {
   for (std::uint64_t i = 0; i < op.length / kSectorBytes; ++i) {
     const std::uint64_t s = there + i;
     if (op.kind == Kind::mend) {
-      main_.mend(s);
+      main().mend(s);
+      continue;
+    }
+    if (op.kind == Kind::bad_other) {
+      other().spoil(s, SimDisk::kWrites);
       continue;
     }
     const bool later = op.kind == Kind::bad_read_later;
     if (op.kind == Kind::bad_write) {
-      main_.spoil(s, SimDisk::kWrites);
+      main().spoil(s, SimDisk::kWrites);
       continue;
     }
-    main_.spoil(s, later ? SimDisk::kReadsLater : SimDisk::kReads);
+    main().spoil(s, later ? SimDisk::kReadsLater : SimDisk::kReads);
     model_.spoil(first + i, true, later);
   }
 }
@@ -188,7 +201,12 @@ void SimRun::alone(const SimOp& op) {
   const SlotNo slot{op.offset % layout.slots};
   switch (op.kind) {
     case Kind::trouble:
-      main_.trouble(sim_place(op.offset) / kSectorBytes, 2);
+      // Longer than a client's read is patient with.
+      if (op.flag) model_.spoil(op.offset / kSectorBytes, true, false);
+      main().trouble(
+          sim_place(op.offset) / kSectorBytes,
+          op.flag ? static_cast<unsigned>(op.length / kSectorBytes) : 2,
+          op.flag);
       break;
     case Kind::bad_slot_write:
       spare_.spoil(layout.slot(slot).value / kSectorBytes + op.length,
@@ -207,7 +225,7 @@ void SimRun::alone(const SimOp& op) {
       spoil_copy(op, layout);
       break;
     case Kind::fail_flush:
-      (op.flag ? spare_ : main_).fail_next_flush();
+      (op.flag ? spare_ : main()).fail_next_flush();
       break;
     default:
       look(false);

@@ -81,6 +81,13 @@ TEST(Sim, after_an_end_at_any_call_each_sector_is_durable_or_newer) {
   record("blocks healed", all.healed);
   record("blocks moved", all.moved);
   record("slots retired", all.retired);
+  record("scans that ended", all.scan_passes);
+  record("unreadable sectors that a scan found", all.found);
+  record("blocks rescued", all.rescued);
+  record("MAINs replaced", all.replaced);
+  record("MAINs not replaced", all.not_replaced);
+  record("ends while one was", all.cut_replacing);
+  record("SPAREs grown", all.grown);
   record("waits for another", all.waits);
   record("switches", all.switches);
   if (cuts < 1000) return;
@@ -96,6 +103,13 @@ TEST(Sim, after_an_end_at_any_call_each_sector_is_durable_or_newer) {
   EXPECT_GT(all.full, cuts / 100);
   EXPECT_GT(all.unreadable, cuts / 10);
   EXPECT_GT(all.failed_flushes, cuts / 500);
+  EXPECT_GT(all.scan_passes, cuts / 20);
+  EXPECT_GT(all.found, cuts / 200);
+  EXPECT_GT(all.rescued, cuts / 1000);
+  EXPECT_GT(all.replaced, cuts / 200);
+  EXPECT_GT(all.not_replaced, cuts / 400);
+  EXPECT_GT(all.cut_replacing, cuts / 40);
+  EXPECT_GT(all.grown, cuts / 500);
 }
 
 TEST(Sim, a_seed_is_a_run_to_the_last_call) {
@@ -134,7 +148,34 @@ TEST(Sim, what_was_found_once_stays_mended) {
                  round({{Kind::unmap, 245760, 15360, false},
                         {Kind::check, 258048, 3072, false}},
                        false)};
-  for (SimPlan* plan : {&doubt, &last})
+  SimPlan back;  // a block goes back to MAIN while its chunk is copied
+  back.clients = 2;
+  back.state_area = true;
+  back.rounds = {round({{Kind::write, 131072, 4096, false},
+                        {Kind::remap, 131072, 4096, false},
+                        {Kind::replace, 0, 6144, true},
+                        {Kind::look, 0, 512, false},
+                        {Kind::unmap, 131072, 4096, false},
+                        {Kind::replace, 0, 5632, false},
+                        {Kind::look, 0, 512, false},
+                        {Kind::replace, 0, 5632, false},
+                        {Kind::look, 0, 512, false}},
+                       true)};
+  SimPlan apart;  // of two writes at once each disk keeps another one
+  apart.clients = 2;
+  apart.state_area = true;
+  apart.rounds = {
+      round({{Kind::replace, 0, 6144, true},
+             {Kind::look, 0, 512, false},
+             {Kind::write, 0, 4096, false},
+             {Kind::write, 1024, 3072, false},
+             {Kind::look, 0, 512, false},
+             {Kind::replace, 0, 512, false}},
+            false),
+      round({{Kind::replace, 0, 5632, false}, {Kind::replace, 0, 5632, false}},
+            true)};
+  apart.rounds.front().ordered_stop = true;
+  for (SimPlan* plan : {&doubt, &last, &back, &apart})
     for (plan->seed = 1; plan->seed <= 200; ++plan->seed) {
       const SimOutcome outcome = run_sim(*plan);
       ASSERT_EQ(outcome.violation, "") << describe(*plan);

@@ -11,6 +11,8 @@
 //   - a start without a cut succeeds, whatever was cut before; one copy of the
 //     metadata may have bad sectors (M2), and two good ones agree afterwards;
 //   - no slot belongs to two blocks, and one that was retired stays so (C9);
+//   - of two disks that were MAIN and its replacement SPARE accepts one (M3);
+//   - a scan gets on, and finds something wrong only where it is;
 //   - nothing of what Fibers checks.
 
 #include <cstdint>
@@ -33,8 +35,15 @@ struct SimStats {
   std::uint64_t retired = 0;        // slots, at the end of each world
   std::uint64_t full = 0;           // requests that found no slot
   std::uint64_t failed_flushes = 0;
-  std::uint64_t waits = 0;     // of fibers for one another
-  std::uint64_t switches = 0;  // of fibers
+  std::uint64_t scan_passes = 0;    // that came to their end
+  std::uint64_t found = 0;          // sectors, by a scan
+  std::uint64_t rescued = 0;        // blocks
+  std::uint64_t replaced = 0;       // disks: MAIN is another one
+  std::uint64_t not_replaced = 0;   // aborted, or the new disk failed
+  std::uint64_t cut_replacing = 0;  // ends of servers meanwhile
+  std::uint64_t grown = 0;          // SPAREs
+  std::uint64_t waits = 0;          // of fibers for one another
+  std::uint64_t switches = 0;       // of fibers
 
   void add(const SimStats& other);
 };
