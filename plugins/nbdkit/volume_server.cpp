@@ -7,13 +7,15 @@
 #include <algorithm>
 #include <cerrno>
 #include <cstdlib>
-#include <future>
+#include <new>
+#include <optional>
 #include <utility>
 
 #include "plugins/backend/clipped_backend.hpp"
 #include "plugins/base/build_id.hpp"
 #include "plugins/base/tool_text.hpp"
 #include "plugins/nbdkit/client_sockets.hpp"
+#include "plugins/nbdkit/stop_watchdog.hpp"
 #include "plugins/remap/metadata_survey.hpp"
 #include "plugins/replace/replace_notes.hpp"
 
@@ -208,9 +210,13 @@ Status rehearse_start(const Parameters& p, const LogSink& log) {
                       (*store)->layout().block_bytes);
 }
 
+// Also on the way out of a start that found no memory: then without a word.
 void VolumeServer::step(const char* what, steady_clock::time_point began) {
-  host_.log(LogLevel::info,
-            fmt::format("{} in {:.1f} ms", what, ms_since(began)));
+  try {
+    host_.log(LogLevel::info,
+              fmt::format("{} in {:.1f} ms", what, ms_since(began)));
+  } catch (const std::bad_alloc&) {
+  }
 }
 
 Result<std::unique_ptr<VolumeServer>> VolumeServer::start(const Parameters& p,
@@ -367,13 +373,9 @@ void VolumeServer::stop() {
   }
   // A SPARE that hangs would hold the checkpoint for as long as its deadline
   // allows, and a local one for ever.
-  std::promise<void> closed;
-  std::thread watchdog([this, ended = closed.get_future()] {
-    const auto least = steady_clock::now() + kLeastStopTime;
-    if (ended.wait_until(std::max(stop_by_, least)) !=
-        std::future_status::ready)
-      give_up("a disk hangs");
-  });
+  std::optional<StopWatchdog> watchdog(
+      std::in_place, std::max(stop_by_, steady_clock::now() + kLeastStopTime),
+      [this] { give_up("a disk hangs"); });
   auto began = steady_clock::now();
   if (health_) health_->stop();
   if (scanner_) {
@@ -401,8 +403,7 @@ void VolumeServer::stop() {
   health_.reset();
   volume_.reset();
   replacer_.reset();
-  closed.set_value();
-  watchdog.join();
+  watchdog.reset();
   step("stop: disks closed", began);
   remove_socket_files(listening_);
 }

@@ -142,6 +142,8 @@ Result<UnixListener> UnixListener::open(const std::string& path) {
   // what the umask took. Nobody can connect before listen().
   if (::fchmod(fd.get(), kMode) != 0)
     return socket_error(errno, path, "set the mode");
+  // From here on nothing may be thrown that would leave the file behind.
+  std::string own_path = path;
   if (::bind(fd.get(), reinterpret_cast<const sockaddr*>(&*address),
              sizeof *address) != 0)
     return socket_error(errno, path, "bind");
@@ -154,7 +156,8 @@ Result<UnixListener> UnixListener::open(const std::string& path) {
     ::unlink(path.c_str());
     return socket_error(errnum, path, "set the mode and listen");
   }
-  return UnixListener(std::move(fd), path, st.st_dev, st.st_ino, st.st_gid);
+  return UnixListener(std::move(fd), std::move(own_path), st.st_dev, st.st_ino,
+                      st.st_gid);
 }
 
 UnixListener::~UnixListener() {

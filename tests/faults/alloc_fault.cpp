@@ -12,7 +12,16 @@ void AllocFault::set(std::uint64_t nth, bool sticky) {
   armed_ = false;
 }
 
-void AllocFault::arm() { armed_ = true; }
+void AllocFault::arm() {
+  one_thread_ = false;
+  armed_ = true;
+}
+
+void AllocFault::arm_this_thread() {
+  one_thread_ = true;
+  this_one_ = true;
+  armed_ = true;
+}
 
 void AllocFault::pause() {
   armed_ = false;
@@ -20,7 +29,7 @@ void AllocFault::pause() {
 }
 
 bool AllocFault::strikes() {
-  if (!armed_ || shields_ != 0) return false;
+  if (!armed_ || shields_ != 0 || (one_thread_ && !this_one_)) return false;
   const bool now = ++counted_ == nth_;
   if (now && sticky_) failing_ = true;
   if (!now && !failing_) return false;

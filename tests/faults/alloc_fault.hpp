@@ -20,6 +20,8 @@ class AllocFault {
   // the next pause(): a request meets it whole, the next one does not.
   static void set(std::uint64_t nth, bool sticky);
   static void arm();
+  // Only what this thread allocates counts and fails.
+  static void arm_this_thread();
   static void pause();
   static std::uint64_t counted() { return counted_; }
   static std::uint64_t fired() { return fired_; }
@@ -43,6 +45,8 @@ class AllocFault {
   static inline std::atomic<std::uint64_t> nth_{kNever};
   static inline std::atomic<std::uint64_t> counted_{0};
   static inline std::atomic<std::uint64_t> fired_{0};
+  static inline std::atomic<bool> one_thread_{false};
+  static inline thread_local bool this_one_ = false;
   static inline thread_local unsigned shields_ = 0;
 };
 
