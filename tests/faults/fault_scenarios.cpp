@@ -231,7 +231,7 @@ void add_reads(Scenarios& all) {
       {"a sector answers at the third try",
        [](World& w) {
          clean(w);
-         w.main_disk.trouble(5 * 8 + 3, 5);
+         w.main_disk.trouble(5 * 8 + 3, 5, false);
        },
        true,
        {[](World& w) { w.read(5 * kB, kB); },

@@ -151,7 +151,8 @@ class LongLife {
     // Some may have to stay where they are: 1 says so.
     const Ended ended = run(
         {NBD_REMAPCTL, "map", verb, std::to_string(first * kWrittenBlock),
-         std::to_string(64 * kWrittenBlock), "--socket=" + volume_->control()});
+         std::to_string(64 * kWrittenBlock), "--socket=" + volume_->control()},
+        120s);
     EXPECT_TRUE(ended.code == 0 || ended.code == 1) << ended.err;
   }
 
