@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <cerrno>
 #include <new>
+#include <system_error>
 #include <utility>
 
 namespace nbd_remap {
@@ -56,8 +57,19 @@ BoundedBackend::CallPtr BoundedBackend::start(
         ETIMEDOUT, info().name + ": did not answer in time, and is given up");
     return call;
   }
-  if (idle_ <= queue_.size() && threads_.size() < kThreads)
-    threads_.emplace_back([this] { run(); });
+  if (idle_ <= queue_.size() && threads_.size() < kThreads) {
+    try {
+      threads_.emplace_back([this] { run(); });
+    } catch (const std::system_error& e) {
+      // Those there are may do; with none nobody ever would.
+      if (threads_.empty()) {
+        call->done = true;
+        call->status =
+            make_error(ENOMEM, info().name + ": no thread: " + e.what());
+        return call;
+      }
+    }
+  }
   queue_.push_back(call);
   work_.notify_one();
   return call;

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: BSD-3-Clause
 add_unit_test(file_backend_test
-  SOURCES disk_identity_test.cpp file_backend_test.cpp file_fault_test.cpp
+  SOURCES bounded_backend_test.cpp disk_identity_test.cpp file_backend_test.cpp file_fault_test.cpp
     file_open_test.cpp open_backend_test.cpp
   DEPS fakes)
 add_unit_test(fuse_backend_test SOURCES fuse_backend_test.cpp
