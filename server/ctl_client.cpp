@@ -193,19 +193,25 @@ Result<json> ControlClient::grow(const std::string& name,
 }
 
 Result<json> ControlClient::replace(const std::string& name,
-                                    const std::string& disk, bool force) const {
-  return no_error(
-      run_job(name, "replace",
-              fmt::format("/replace?disk={}{}", percent_encode(disk),
-                          force ? "&force=yes" : "")));
+                                    const std::string& disk, bool spare,
+                                    bool force) const {
+  return no_error(run_job(
+      name, "replace",
+      fmt::format("/replace?disk={}{}{}", percent_encode(disk),
+                  spare ? "&role=spare" : "", force ? "&force=yes" : "")));
 }
 
-Result<json> ControlClient::abort_replace(const std::string& name) const {
-  return no_error(run_job(name, "abort", "/abort-replace"));
+Result<json> ControlClient::abort_replace(const std::string& name,
+                                          bool spare) const {
+  return no_error(run_job(
+      name, "abort", spare ? "/abort-replace?role=spare" : "/abort-replace"));
 }
 
-Result<json> ControlClient::replace_status(const std::string& name) const {
-  return ask("GET", volume_path(name) + "/replace", "volume " + name);
+Result<json> ControlClient::replace_status(const std::string& name,
+                                           bool spare) const {
+  return ask("GET",
+             volume_path(name) + (spare ? "/replace?role=spare" : "/replace"),
+             "volume " + name);
 }
 
 Result<json> ControlClient::quiesce(const std::string& name,

@@ -50,11 +50,15 @@ class ControlClient {
   // disk: "main" or "spare". An error if it did not grow.
   Result<nlohmann::json> grow(const std::string& name,
                               const std::string& disk) const;
-  // disk: as the server is to open it. Begins; an error if it did not.
+  // disk: as the server is to open it, in MAIN's place, or SPARE's. Begins; an
+  // error if it did not.
   Result<nlohmann::json> replace(const std::string& name,
-                                 const std::string& disk, bool force) const;
-  Result<nlohmann::json> abort_replace(const std::string& name) const;
-  Result<nlohmann::json> replace_status(const std::string& name) const;
+                                 const std::string& disk, bool spare,
+                                 bool force) const;
+  Result<nlohmann::json> abort_replace(const std::string& name,
+                                       bool spare) const;
+  Result<nlohmann::json> replace_status(const std::string& name,
+                                        bool spare) const;
   Result<nlohmann::json> quiesce(const std::string& name,
                                  std::uint64_t seconds) const;
   Result<nlohmann::json> resume(const std::string& name) const;

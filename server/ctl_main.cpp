@@ -109,17 +109,19 @@ class Ctl {
         ->check(CLI::Range(1, 600));
     add_name(volume_->add_subcommand("resume", "End a quiesce"));
     replace_ = volume_->add_subcommand(
-        "replace", "Put another disk in MAIN's place while clients use it");
+        "replace",
+        "Put another disk in MAIN's or SPARE's place while clients use it");
     replace_->fallthrough();
     replace_
-        ->add_option("NEW_MAIN", disks_,
+        ->add_option("NEW_DISK", disks_,
                      "The new disk; NAME may stand before it")
         ->expected(0, 2);
+    replace_->add_flag("--spare", replace_spare_, "In SPARE's place");
     CLI::Option* status =
         replace_->add_flag("--status", status_, "How far it is");
-    replace_->add_flag("--abort", abort_, "End it; MAIN stays what it was")
+    replace_->add_flag("--abort", abort_, "End it; the old disk stays")
         ->excludes(status);
-    replace_->add_flag("--force", force_, "Overwrite what NEW_MAIN holds");
+    replace_->add_flag("--force", force_, "Overwrite what NEW_DISK holds");
     map_ = add_noun("map", "Which blocks do not live whole on MAIN");
     CLI::App* show =
         map_->add_subcommand("show", "Remapped and pending blocks");
@@ -259,13 +261,13 @@ class Ctl {
     if (begins) {
       const auto disk = new_disk_word(disks_.back());
       if (!disk) return disk.error();
-      const auto begun = client.replace(*name, *disk, force_);
+      const auto begun = client.replace(*name, *disk, replace_spare_, force_);
       if (!begun) return begun.error();
     } else if (abort_) {
-      const auto ended = client.abort_replace(*name);
+      const auto ended = client.abort_replace(*name, replace_spare_);
       if (!ended) return ended.error();
     }
-    const auto answer = client.replace_status(*name);
+    const auto answer = client.replace_status(*name, replace_spare_);
     if (!answer) return answer.error();
     return print(*answer, render_replace(*name, *answer),
                  status_ ? replace_exit(*answer) : ExitStatus::fine);
@@ -379,6 +381,7 @@ class Ctl {
   bool status_ = false;
   bool abort_ = false;
   bool force_ = false;
+  bool replace_spare_ = false;
   std::uint64_t seconds_ = 20;
   std::string from_ = "0";
   std::uint64_t limit_ = 1000;

@@ -124,6 +124,8 @@ std::string volume_text(const json& v) {
                                   human_bytes(number(v, "size")),
                                   number(v, "block_size"),
                                   flag(v, "read_only") ? ", read-only" : ""));
+  if (const auto it = v.find("activity"); it != v.end() && it->is_string())
+    out += line("Replace", text(v, "activity"));
   if (flag(v, "quiesced"))
     out += line("Quiesced", "requests wait until it ends");
   out +=

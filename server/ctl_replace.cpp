@@ -21,11 +21,16 @@ std::string time_left(std::uint64_t seconds) {
   return fmt::format("{} h {} min", seconds / 3600, seconds / 60 % 60);
 }
 
+bool is_of_spare(const json& s) {
+  const auto role = s.find("role");
+  return role != s.end() && *role == "spare";
+}
+
 std::string copying(const json& s) {
   const std::uint64_t bytes = number(s, "bytes");
   const std::uint64_t copied = number(s, "copied_bytes");
   const std::uint64_t checked = number(s, "checked_bytes");
-  const bool checks = copied >= bytes;
+  const bool checks = copied >= bytes && !is_of_spare(s);
   std::string out =
       fmt::format("{}: {} of {} ({})", checks ? "reading it back" : "copying",
                   human_bytes(checks ? checked : copied), human_bytes(bytes),
@@ -49,7 +54,8 @@ std::string state_of(const json& s) {
 
 std::string replace_text(const std::string& name, const json& s) {
   if (text(s, "phase") == "none")
-    return fmt::format("{}: MAIN was never replaced\n", printable(name));
+    return fmt::format("{}: {} was never replaced\n", printable(name),
+                       is_of_spare(s) ? "SPARE" : "MAIN");
   std::string out = fmt::format("{}: {} to {}: {}\n", printable(name),
                                 text(s, "old"), text(s, "new"), state_of(s));
   if (const json& waits = field(s, "waits_for"); !waits.is_null())
@@ -62,7 +68,7 @@ std::string replace_text(const std::string& name, const json& s) {
         "  read errors {}, {} left for patient reading, {} sectors cannot be "
         "read\n",
         errors, human_bytes(unread), lost);
-  if (text(s, "phase") == "copying")
+  if (text(s, "phase") == "copying" && !is_of_spare(s))
     out += fmt::format("  in sync after a crash: {} of {} regions\n",
                        number(s, "regions_in_sync"), number(s, "regions"));
   return out;

@@ -210,6 +210,11 @@ HealthReport report_health(const VolumeStatus& status,
                             return is_news(reason, memory.acknowledged);
                           });
   out.sentence = sentence_of(out, memory);
+  out.activity = status.activity;
+  if (!status.activity.empty())
+    out.sentence =
+        status.activity + ". " +
+        (out.health.reasons.empty() ? "Else all is well." : out.sentence);
   return out;
 }
 

@@ -32,7 +32,8 @@ struct ScorePart {
 struct HealthReport {
   Health health;
   std::string sentence;
-  unsigned score = 0;  // 0 to 100
+  std::string activity;  // of VolumeStatus
+  unsigned score = 0;    // 0 to 100
   std::vector<ScorePart> parts;
   SpareForecast forecast;
   bool alert = false;

@@ -133,6 +133,7 @@ HttpResponse StatusEndpoint::volume() const {
        {"uptime_seconds", std::chrono::duration_cast<std::chrono::seconds>(
                               clock_.now() - started_)
                               .count()},
+       {"activity", report.activity.empty() ? json() : json(report.activity)},
        {"flush_in_doubt", s.main.in_doubt || s.spare.in_doubt},
        {"main",
         {{"name", s.main.info.name},

@@ -16,7 +16,7 @@
 #include "plugins/base/tool_text.hpp"
 #include "plugins/nbdkit/client_sockets.hpp"
 #include "plugins/nbdkit/stop_watchdog.hpp"
-#include "plugins/remap/metadata_survey.hpp"
+#include "plugins/nbdkit/volume_disks.hpp"
 #include "plugins/replace/replace_notes.hpp"
 
 namespace nbd_remap {
@@ -30,116 +30,6 @@ constexpr std::chrono::seconds kLeastStopTime{1};
 double ms_since(steady_clock::time_point began) {
   return std::chrono::duration<double, std::milli>(steady_clock::now() - began)
       .count();
-}
-
-Error in_step(const char* word, Error error) {
-  error.place = fmt::format("{}: {}", word, error.place);
-  return error;
-}
-
-struct Disks {
-  std::unique_ptr<Backend> main;
-  std::unique_ptr<Backend> spare;
-  std::shared_ptr<RemoteCounters> main_counters =
-      std::make_shared<RemoteCounters>();
-  std::shared_ptr<RemoteCounters> spare_counters =
-      std::make_shared<RemoteCounters>();
-  bool read_only = false;
-  std::string missing_spare;
-};
-
-// missing-spare=readonly: a SPARE that cannot be opened for writing is opened
-// for reading, and if that fails too there is none.
-Result<Disks> open_disks(const Parameters& p, const LogSink& log,
-                         const std::shared_ptr<OwnerCheck>& owner) {
-  Disks disks;
-  OpenOptions options;
-  options.direct = p.direct;
-  options.log = log;
-  options.counters = disks.main_counters;
-  options.connections = p.main_connections;
-  options.deadline = p.main_timeout;
-  options.on_reconnect = [owner](Backend&) { return owner->main_is_back(); };
-  auto main = open_backend(p.main, options);
-  if (!main) return in_step("main", std::move(main).error());
-  disks.main = std::move(*main);
-  const BackendInfo& info = disks.main->info();
-  if (info.read_only)
-    return make_error(ErrorClass::caller, EROFS,
-                      fmt::format("main={}: read-only; expected a disk that "
-                                  "can be written",
-                                  p.main));
-  if (!info.can_flush)
-    return make_error(ErrorClass::caller, ENOTSUP,
-                      fmt::format("main={}: offers no FLUSH, so nothing on it "
-                                  "would ever be durable",
-                                  p.main));
-  options.counters = disks.spare_counters;
-  options.connections = OpenOptions{}.connections;
-  options.deadline = p.spare_timeout;
-  options.on_reconnect = [owner](Backend& fresh) {
-    return owner->spare_is_back(fresh);
-  };
-  auto spare = open_backend(p.spare, options);
-  Error why;
-  if (spare) {
-    disks.spare = std::move(*spare);
-    if (!disks.spare->info().can_flush)
-      why = make_error(ErrorClass::caller, ENOTSUP,
-                       fmt::format("spare={}: offers no FLUSH, so nothing on "
-                                   "it would ever be durable",
-                                   p.spare));
-    else if (disks.spare->info().read_only)
-      why = make_error(ErrorClass::caller, EROFS,
-                       fmt::format("spare={}: read-only", p.spare));
-    else
-      return disks;
-  } else {
-    why = in_step("spare", std::move(spare).error());
-  }
-  // One that another server holds is not missing.
-  if (p.missing_spare == MissingSpare::refuse || why.errnum == EBUSY)
-    return why;
-  disks.read_only = true;
-  if (disks.spare) return disks;
-  options.read_only = true;
-  spare = open_backend(p.spare, options);
-  if (spare)
-    disks.spare = std::move(*spare);
-  else
-    disks.missing_spare = error_words(why);
-  return disks;
-}
-
-Binding binding_of(const Parameters& p, const Backend& main) {
-  Binding binding;
-  binding.main_bytes = main.info().size_bytes;
-  binding.main_identity = main.info().identity;
-  binding.main_name = main.info().name;
-  binding.spare_uuid = p.spare_uuid;
-  binding.block_bytes = p.block_bytes;
-  return binding;
-}
-
-// A disk that was formatted with smaller blocks than it now says it has.
-Status check_blocks(const Backend& main, const Backend& spare,
-                    std::uint32_t block_bytes) {
-  for (const Backend* disk : {&main, &spare})
-    if (disk->info().logical_block_bytes > block_bytes)
-      return make_error(
-          ErrorClass::caller, EINVAL,
-          fmt::format("{}: sectors of {} bytes do not fit blocks of {}",
-                      disk->info().name, disk->info().logical_block_bytes,
-                      block_bytes));
-  return {};
-}
-
-void warn_if_cached(const Backend& disk, const char* role, const LogSink& log) {
-  if (disk.info().direct || disk.info().remote) return;
-  log(LogLevel::warning,
-      fmt::format("{}={}: no direct I/O here: a write error is met by a later "
-                  "FLUSH, which will fail, instead of being healed",
-                  role, disk.info().name));
 }
 
 // Where the store's SPARE has room for it. Reads and writes while the store is.
@@ -163,34 +53,6 @@ std::string name_of(const std::string& disk) {
   return name.empty() || name.back() == ':' ? "volume" : name;
 }
 
-// What a replacement of MAIN opens, as main= is opened.
-OpenNewDisk new_disk_opener(const Parameters& p, const LogSink& log,
-                            const std::shared_ptr<OwnerCheck>& owner) {
-  return [p, log, owner](const std::string& spec) -> Result<NewDisk> {
-    auto counters = std::make_shared<RemoteCounters>();
-    OpenOptions options;
-    options.direct = p.direct;
-    options.log = log;
-    options.counters = counters;
-    options.connections = p.main_connections;
-    options.deadline = p.main_timeout;
-    options.on_reconnect = [owner](Backend&) { return owner->main_is_back(); };
-    auto disk = open_backend(spec, options);
-    if (!disk) return std::move(disk).error();
-    warn_if_cached(**disk, "new MAIN", log);
-    return NewDisk{std::move(*disk), std::move(counters)};
-  };
-}
-
-// A MAIN that was replaced is refused by SPARE; the words say by what.
-Error refused(Error error, Backend& spare, const Backend& main) {
-  if (error.error_class == ErrorClass::caller) {
-    const std::string words = replaced_by(spare, main.info().identity);
-    if (!words.empty()) error.place += "; " + words;
-  }
-  return in_step("spare", std::move(error));
-}
-
 }  // namespace
 
 Status rehearse_start(const Parameters& p, const LogSink& log) {
@@ -202,8 +64,9 @@ Status rehearse_start(const Parameters& p, const LogSink& log) {
   warn_if_cached(*disks->main, "main", log);
   if (!disks->spare) return {};
   warn_if_cached(*disks->spare, "spare", log);
-  auto store =
-      RemapStore::open(*disks->spare, binding_of(p, *disks->main), true, log);
+  const auto binding = binding_of(p, *disks->main, *disks->spare);
+  if (!binding) return refused(binding.error(), *disks->spare, *disks->main);
+  auto store = RemapStore::open(*disks->spare, *binding, true, log);
   if (!store)
     return refused(std::move(store).error(), *disks->spare, *disks->main);
   return check_blocks(*disks->main, *disks->spare,
@@ -231,14 +94,15 @@ Result<std::unique_ptr<VolumeServer>> VolumeServer::start(const Parameters& p,
   self->step("start: disks opened", began);
 
   began = steady_clock::now();
-  const Binding binding = binding_of(p, *disks->main);
   std::unique_ptr<Disk> spare;
   std::unique_ptr<RemapStore> store;
   if (disks->spare) {
     spare =
         std::make_unique<Disk>(std::move(disks->spare), disks->spare_counters);
+    const auto binding = binding_of(p, *disks->main, *spare);
+    if (!binding) return refused(binding.error(), *spare, *disks->main);
     auto opened =
-        RemapStore::open(*spare, binding, disks->read_only, self->host_.log);
+        RemapStore::open(*spare, *binding, disks->read_only, self->host_.log);
     if (!opened)
       return refused(std::move(opened).error(), *spare, *disks->main);
     store = std::move(*opened);
@@ -261,7 +125,8 @@ Result<std::unique_ptr<VolumeServer>> VolumeServer::start(const Parameters& p,
   }
   HealthStore past =
       store && !disks->read_only ? health_store(*store) : HealthStore();
-  StateArea* const notes = store ? store->state_area() : nullptr;
+  const BothNotes notes = notes_in(store ? store->state_area() : nullptr);
+  Disk* const spare_disk = spare.get();
   auto main =
       std::make_unique<Disk>(std::move(disks->main), disks->main_counters);
   self->volume_ = std::make_unique<Volume>(
@@ -269,13 +134,32 @@ Result<std::unique_ptr<VolumeServer>> VolumeServer::start(const Parameters& p,
       disks->missing_spare, p.volume, self->clock_, self->host_.log);
 
   self->health_ = std::make_unique<HealthKeeper>(
-      [volume = self->volume_.get()] { return volume->status(); },
+      [s = self.get()] {
+        VolumeStatus status = s->volume_->status();
+        if (s->spare_replacer_)
+          status.activity = replace_words(s->replacer_->status(),
+                                          s->spare_replacer_->status());
+        return status;
+      },
       std::move(past), self->clock_, self->host_.log);
   self->replacer_ = std::make_unique<Replacer>(
-      *self->volume_, notes_in(notes),
-      new_disk_opener(p, self->host_.log, self->owner_), self->clock_,
+      *self->volume_, notes.main,
+      new_main_opener(p, self->host_.log, self->owner_), self->clock_,
       self->host_.log);
+  SpareReplacer::Options options;
+  options.spec = p.spare;
+  // MAIN's link may ask SPARE whose the pair is, at any moment.
+  options.before_exchange = [owner = self->owner_] { owner->forget_spare(); };
+  options.after_exchange = [owner = self->owner_,
+                            spare_disk](const Superblock& now) {
+    owner->own(*spare_disk, now);
+  };
+  self->spare_replacer_ = std::make_unique<SpareReplacer>(
+      *self->volume_, notes.spare,
+      new_spare_opener(p, self->host_.log, self->owner_), self->clock_,
+      self->host_.log, std::move(options));
   self->replacer_->resume();
+  self->spare_replacer_->resume();
   if (!self->volume_->read_only())
     self->scanner_ = std::make_unique<Scanner>(
         scan_volume_of(*self->volume_), self->volume_->state_area(),
@@ -291,7 +175,8 @@ Result<std::unique_ptr<VolumeServer>> VolumeServer::start(const Parameters& p,
     self->map_endpoint_ = std::make_unique<MapEndpoint>(
         *self->volume_, name_of(p.main), self->clock_);
     self->replace_endpoint_ = std::make_unique<ReplaceEndpoint>(
-        *self->replacer_, *self->map_endpoint_, name_of(p.main));
+        *self->replacer_, *self->spare_replacer_, *self->map_endpoint_,
+        name_of(p.main));
     self->scan_endpoint_ = std::make_unique<ScanEndpoint>(
         *self->volume_, self->scanner_.get(), name_of(p.main), self->clock_);
     auto control = HttpServer::start(
@@ -314,6 +199,7 @@ Result<std::unique_ptr<VolumeServer>> VolumeServer::start(const Parameters& p,
   }
   self->health_->start();
   self->replacer_->run();
+  self->spare_replacer_->run();
   self->waiter_ = std::thread([s = self.get()] { s->wait_and_close(); });
   return self;
 }
@@ -383,6 +269,7 @@ void VolumeServer::stop() {
     step("stop: scanner ended", began);
     began = steady_clock::now();
   }
+  if (spare_replacer_) spare_replacer_->stop();
   if (drained_) {
     replacer_->stop();
     if (Status status = volume_->close(); status)
@@ -403,6 +290,7 @@ void VolumeServer::stop() {
   health_.reset();
   volume_.reset();
   replacer_.reset();
+  spare_replacer_.reset();
   watchdog.reset();
   step("stop: disks closed", began);
   remove_socket_files(listening_);

@@ -34,6 +34,7 @@
 #include "plugins/nbdkit/scan_endpoint.hpp"
 #include "plugins/nbdkit/status_endpoint.hpp"
 #include "plugins/replace/replacer.hpp"
+#include "plugins/replace/spare_replacer.hpp"
 #include "plugins/volume/volume.hpp"
 #include "plugins/wire/http_server.hpp"
 
@@ -78,7 +79,8 @@ class VolumeServer {
   // Another server that took the pair over ends this one.
   const std::shared_ptr<OwnerCheck> owner_ =
       std::make_shared<OwnerCheck>(host_.shutdown);
-  std::unique_ptr<Replacer> replacer_;  // outlives the volume
+  std::unique_ptr<Replacer> replacer_;  // both outlive the volume
+  std::unique_ptr<SpareReplacer> spare_replacer_;
   std::unique_ptr<Volume> volume_;
   std::unique_ptr<HealthKeeper> health_;
   std::unique_ptr<Scanner> scanner_;  // none of a read-only volume

@@ -32,7 +32,8 @@ Status erase_superblocks(Backend& spare, const Layout& layout) {
   return {};
 }
 
-// What was noted beside an older map is not true of this one.
+}  // namespace
+
 Status erase_states(Backend& spare, const Layout& layout) {
   if (layout.state_at == 0) return {};
   for (const StatePlace& place : kStatePlaces) {
@@ -44,8 +45,6 @@ Status erase_states(Backend& spare, const Layout& layout) {
   }
   return spare.flush();
 }
-
-}  // namespace
 
 Status write_map(Backend& spare, const Superblock& sb, const MapState& state) {
   const Layout& layout = sb.layout;

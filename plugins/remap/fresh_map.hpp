@@ -24,4 +24,7 @@ Status write_fresh_map(Backend& spare, const Superblock& superblock,
 Status write_map(Backend& spare, const Superblock& superblock,
                  const MapState& state);
 
+// What was noted beside an older map is not true of another one.
+Status erase_states(Backend& spare, const Layout& layout);
+
 }  // namespace nbd_remap

@@ -280,6 +280,21 @@ Status check_may_write(const MetadataSurvey& survey, const Backend& spare) {
                                     "write",
                                     spare.info().name, unknown));
   }
+  return check_in_place(survey.superblock, spare);
+}
+
+Status check_in_place(const Superblock& sb, const Backend& spare) {
+  if (sb.was_replaced())
+    return make_error(
+        ErrorClass::caller, EINVAL,
+        fmt::format("{}: this SPARE ({}) was replaced by \"{}\"",
+                    spare.info().name, uuid_text(sb.uuid), sb.spare_identity));
+  if (sb.is_candidate())
+    return make_error(
+        ErrorClass::caller, EINVAL,
+        fmt::format("{}: was about to take the place of SPARE {}; whether it "
+                    "did stands on that one",
+                    spare.info().name, uuid_text(sb.uuid)));
   return {};
 }
 

@@ -39,7 +39,14 @@ struct Features {
 
 // The incompatible bit of a SPARE that was enlarged.
 inline constexpr std::uint64_t kFeatureGrown = 1;
-inline constexpr std::uint64_t kKnownIncompatible = kFeatureGrown;
+// That of a disk that holds all of another SPARE and is about to take its
+// place. Whether it did stands on that one, see kFeatureReplaced.
+inline constexpr std::uint64_t kFeatureCandidate = 2;
+// That of a SPARE that was replaced: spare_identity is the one of the disk that
+// took its place.
+inline constexpr std::uint64_t kFeatureReplaced = 4;
+inline constexpr std::uint64_t kKnownIncompatible =
+    kFeatureGrown | kFeatureCandidate | kFeatureReplaced;
 // The compatible bit of a SPARE that has a state area.
 inline constexpr std::uint64_t kFeatureStateArea = 2;
 
@@ -74,6 +81,12 @@ struct Superblock {
   }
   std::uint64_t size_of_main_disk() const {
     return main_disk_bytes != 0 ? main_disk_bytes : main_bytes;
+  }
+  bool is_candidate() const {
+    return (features.incompatible & kFeatureCandidate) != 0;
+  }
+  bool was_replaced() const {
+    return (features.incompatible & kFeatureReplaced) != 0;
   }
   // The size of the disk that it belongs on.
   std::uint64_t disk_bytes() const {

@@ -123,18 +123,20 @@ Status RemapLog::set_main_bytes(std::uint64_t main_bytes) {
   return {};
 }
 
-Status RemapLog::set_main(const std::string& identity,
-                          std::uint64_t disk_bytes) {
+Status RemapLog::may_change() {
   Status may;
   if (failed_) may = make_error(EIO, spare_.info().name + ": the log failed");
   if (may) {
     may = check_still_owner();
     if (!may) may = fail(std::move(may).error());
   }
-  if (!may) {
-    may.error().error_class = ErrorClass::caller;
-    return may;
-  }
+  if (!may) may.error().error_class = ErrorClass::caller;
+  return may;
+}
+
+Status RemapLog::set_main(const std::string& identity,
+                          std::uint64_t disk_bytes) {
+  if (Status may = may_change(); !may) return may;
   sb_.main_identity = stored_identity(identity);
   sb_.main_disk_bytes = disk_bytes == sb_.main_bytes ? 0 : disk_bytes;
   Status status = write_superblocks();

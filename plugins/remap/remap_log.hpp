@@ -27,6 +27,7 @@
 // Threads     one at a time; RemapStore sees to it.
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <string>
 #include <vector>
@@ -71,6 +72,20 @@ class RemapLog {
   // An error of class caller: nothing has changed. Any other: a restart may
   // find either, and the log has failed.
   Status set_main(const std::string& identity, std::uint64_t disk_bytes);
+  // The three parts of taking this map to another disk (remap_move.hpp).
+  // As set_main: class caller if no change is possible at all.
+  Status may_change();
+  // The map on next, as a candidate. beside: what else next is to hold before
+  // it is one. Errors: next's; nothing has changed.
+  Result<Superblock> write_candidate(Backend& next, const MapState& state,
+                                     const std::function<Status()>& beside);
+  // As set_main.
+  Status leave_for(const Superblock& candidate);
+  // REQUIRES: before anything else is asked of the log its disk is the
+  // candidate's.
+  void stand_on(Superblock&& candidate) noexcept;
+  Status arrive();
+  bool covers_failed() const { return spare_.info().flush_covers_failed; }
 
   const Superblock& superblock() const { return sb_; }
   const std::string& spare_name() const { return spare_.info().name; }

@@ -31,6 +31,8 @@ Status check_binding(const Superblock& sb, const Backend& spare,
     return make_error(ErrorClass::caller, EINVAL,
                       fmt::format("{}: {}", spare.info().name, words));
   };
+  if (!sb.is_candidate() || !want.took_place)
+    if (Status in_place = check_in_place(sb, spare); !in_place) return in_place;
   if (want.spare_uuid && sb.uuid != *want.spare_uuid)
     return refuse(fmt::format("this SPARE is {}, not the wanted {}",
                               uuid_text(sb.uuid), uuid_text(*want.spare_uuid)));
@@ -81,6 +83,8 @@ Result<std::unique_ptr<RemapStore>> RemapStore::open(Backend& spare,
                       fmt::format("{}: no copy of the metadata can be "
                                   "believed, nothing was written: {}",
                                   spare.info().name, survey->refusal));
+  // It was asked above whether a candidate took its place.
+  survey->superblock.features.incompatible &= ~kFeatureCandidate;
   if (!read_only)
     if (Status status = check_may_write(*survey, spare); !status)
       return std::move(status).error();

@@ -23,6 +23,7 @@
 
 #include "plugins/base/mutex.hpp"
 #include "plugins/remap/remap_log.hpp"
+#include "plugins/remap/remap_move.hpp"
 #include "plugins/remap/remap_table.hpp"
 #include "plugins/remap/slot_pool.hpp"
 #include "plugins/remap/state_area.hpp"
@@ -36,6 +37,7 @@ struct Binding {
   std::string main_name;                     // for the message
   std::optional<Uuid> spare_uuid;            // refuse any other
   std::optional<std::uint32_t> block_bytes;  // refuse any other
+  bool took_place = false;                   // see find_replaced()
 };
 
 // The error says which and why.
@@ -105,6 +107,11 @@ class RemapStore {
   // succeeds. An error of class caller: nothing has changed. Any other: it is
   // not known before a restart which of the two SPARE is bound to.
   Status set_main(const std::string& identity, std::uint64_t disk_bytes);
+  // Another disk is SPARE from here on (remap_move.hpp), with what this one
+  // holds but for the sectors that lost() names, and with no slot retired.
+  // REQUIRES: next holds the data of every mapped slot, durably, and nobody
+  // uses the store; exchange() puts next where this store's disk is.
+  Moved move_to(Backend& next, const MoveRequest& request, Status& why);
 
   // A checkpoint if anything changed, and the record of an orderly stop.
   // REQUIRES: no commit() under way.

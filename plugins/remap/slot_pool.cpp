@@ -55,6 +55,12 @@ void SlotPool::retire(SlotNo slot) {
   --used_;
 }
 
+void SlotPool::revive() {
+  MutexLock lock(mu_);
+  for (const SlotNo slot : retired_) busy_[slot.value] = false;
+  retired_.clear();
+}
+
 bool SlotPool::mark_taken(SlotNo slot) {
   MutexLock lock(mu_);
   if (slot.value >= busy_.size() || busy_[slot.value]) return false;

@@ -5,7 +5,7 @@
 // Invariants  (1) A slot is free, taken, or retired; take() gives only free
 //                 ones, so no two blocks ever share a slot.
 //             (2) free + taken + retired = slots.
-//             (3) A retired slot stays retired.
+//             (3) A retired slot stays retired, until revive().
 // A slot is taken from the moment take() gives it until free() is called, which
 // is only after the removal of its mapping is durable (contract C3).
 //
@@ -36,6 +36,8 @@ class SlotPool {
   void free(SlotNo slot);
   // REQUIRES: taken.
   void retire(SlotNo slot);
+  // Those that were retired are free: they are on another disk now.
+  void revive();
   // For loading. False if the slot is not free or does not exist.
   bool mark_taken(SlotNo slot);
 

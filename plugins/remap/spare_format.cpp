@@ -7,9 +7,9 @@
 #include <cerrno>
 #include <utility>
 
-#include "plugins/base/aligned_buffer.hpp"
 #include "plugins/base/build_id.hpp"
 #include "plugins/remap/fresh_map.hpp"
+#include "plugins/remap/remap_move.hpp"
 
 namespace nbd_remap {
 namespace {
@@ -18,33 +18,6 @@ Error refusal(const Backend& disk, const std::string& words,
               int errnum = EINVAL) {
   return make_error(ErrorClass::caller, errnum,
                     fmt::format("{}: {}", disk.info().name, words));
-}
-
-// The newest valid superblock, if any; an error if a newer build made one, or
-// if it cannot be known.
-Result<std::optional<Superblock>> existing(Backend& spare) {
-  std::optional<Superblock> newest;
-  Status unreadable;
-  int read = 0;
-  for (CopyIndex c : kCopies) {
-    AlignedBuffer block(kSuperblockBytes);
-    Status status =
-        spare.read(superblock_place(spare.info().size_bytes, c), block.bytes());
-    if (!status) {
-      if (status.error().error_class != ErrorClass::medium)
-        return std::move(status).error();
-      unreadable = std::move(status);
-      continue;
-    }
-    ++read;
-    auto sb = unpack_superblock(block.bytes());
-    if (!sb && sb.error().errnum == EPROTONOSUPPORT)
-      return refusal(spare, fmt::format("is a SPARE in another format: {}",
-                                        sb.error().place));
-    if (sb && (!newest || sb->sequence > newest->sequence)) newest = *sb;
-  }
-  if (read == 0) return std::move(unreadable).error();
-  return newest;
 }
 
 }  // namespace
@@ -99,7 +72,10 @@ Result<Superblock> format_spare(Backend& spare, const Backend& main,
                             *block_bytes),
             main.info().name),
         ENOSPC);
-  const auto found = existing(spare);
+  const auto found = find_superblock(spare);
+  if (!found && found.error().errnum == EPROTONOSUPPORT)
+    return refusal(spare, fmt::format("is a SPARE in another format: {}",
+                                      found.error().place));
   if (!found) return found.error();
   const std::optional<Superblock>& old = *found;
   if (old && (!request.replace || *request.replace != old->uuid))

@@ -47,10 +47,12 @@ Status StateArea::look(StateKind kind, Newest& newest) {
 }
 
 Result<std::vector<std::byte>> StateArea::read(StateKind kind) {
+  const auto pass = gate_.enter();
   Newest found;
   if (Status status = look(kind, found); !status)
     return std::move(status).error();
   std::vector<std::byte> content = std::move(found.content);
+  found.bad = newest_of(kind).bad;
   newest_of(kind) = std::move(found);
   return content;
 }
@@ -60,27 +62,60 @@ Status StateArea::write(StateKind kind, ConstBytes content) {
     return make_error(ErrorClass::bug, EIO,
                       fmt::format("spare: a state of {} bytes, at most {} fit",
                                   content.size(), max_state_bytes(kind)));
+  const auto pass = gate_.enter();
   if (Status may = may_write_(); !may) return may;
   Newest& newest = newest_of(kind);
   if (!newest.known) {
     if (Status status = look(kind, newest); !status) return status;
     newest.content = {};
   }
-  const unsigned which = 1 - newest.place;
-  const StatePlace& place = place_of(kind, which);
+  // What an older note says of a replacement must not be found again: there
+  // the other place has to be written, or nothing is noted.
+  const bool either = kind != StateKind::replace;
+  unsigned which = either && newest.bad ? newest.place : 1 - newest.place;
+  Status status = put(spare_, kind, which, newest.sequence + 1, content);
+  if (status) status = spare_.flush();
+  if (!status && either && status.error().error_class == ErrorClass::medium) {
+    newest.bad = which != newest.place;
+    which = 1 - which;
+    status = put(spare_, kind, which, newest.sequence + 1, content);
+    if (status) status = spare_.flush();
+  }
+  if (!status) return status;
+  ++newest.sequence;
+  newest.place = which;
+  return {};
+}
+
+Status StateArea::put(Backend& disk, StateKind kind, unsigned which,
+                      std::uint64_t sequence, ConstBytes content) const {
   AlignedBuffer buffer(
       round_up(kStateHeaderBytes + content.size(), kMaxBlockBytes));
   StateHeader header;
   header.kind = static_cast<std::uint32_t>(kind);
   header.uuid = uuid_;
-  header.sequence = newest.sequence + 1;
+  header.sequence = sequence;
   pack_state(header, content, buffer.bytes());
-  Status status =
-      spare_.write({at_.value + place.at}, buffer.bytes(), Durability::cached);
-  if (status) status = spare_.flush();
-  if (!status) return status;
-  newest.sequence = header.sequence;
-  newest.place = which;
+  return disk.write({at_.value + place_of(kind, which).at}, buffer.bytes(),
+                    Durability::cached);
+}
+
+Status StateArea::copy_to(Backend& next, StateKind kind, ConstBytes instead) {
+  for (const StateKind k :
+       {StateKind::scan, StateKind::replace, StateKind::health}) {
+    Newest found;
+    if (Status status = look(k, found); !status) return status;
+    if (found.sequence < newest_of(k).sequence)
+      found.sequence = newest_of(k).sequence;
+    if (k == kind) ++found.sequence;
+    const ConstBytes content = k == kind ? instead : ConstBytes(found.content);
+    if (found.sequence == 0) continue;
+    if (Status status = put(next, k, found.place, found.sequence, content);
+        !status)
+      return status;
+    found.content = {};
+    newest_of(k) = std::move(found);
+  }
   return {};
 }
 

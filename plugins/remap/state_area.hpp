@@ -9,8 +9,11 @@
 // checksum and SPARE's UUID: a write that is torn leaves the one before. What
 // cannot be read, or does not fit, counts as not there.
 //
+// A place that fails to be written is left alone from then on, until the other
+// one fails too: each try may take a dying disk seconds.
+//
 // Threads  one for each kind at a time; all kinds at once.
-// Waits    as long as SPARE takes.
+// Waits    as long as SPARE takes; and while another disk takes SPARE's place.
 
 #include <array>
 #include <cstdint>
@@ -18,6 +21,7 @@
 #include <vector>
 
 #include "plugins/backend/backend.hpp"
+#include "plugins/base/gate.hpp"
 #include "plugins/remap/remap_format.hpp"
 
 namespace nbd_remap {
@@ -65,14 +69,26 @@ class StateArea {
   // Errors: bug (larger than max_state_bytes), may_write's, the disk's.
   Status write(StateKind kind, ConstBytes content);
 
+  // For another disk that takes SPARE's place. From hold() to release() nobody
+  // else reads or writes; false: who did has not ended in time.
+  bool hold(std::chrono::milliseconds bound) { return gate_.hold(bound); }
+  void release() { gate_.release(); }
+  // While it is held: all that is noted, to the same places of next, `instead`
+  // in the place of what there is of that kind. Not durable before a flush.
+  // What cannot be read here is not there on next either.
+  Status copy_to(Backend& next, StateKind kind, ConstBytes instead);
+
  private:
   struct Newest {
     bool known = false;
     std::uint64_t sequence = 0;  // 0: none is there
     unsigned place = 1;          // of the two, where it is
+    bool bad = false;            // the other one could not be written
     std::vector<std::byte> content;
   };
   Status look(StateKind kind, Newest& newest);
+  Status put(Backend& disk, StateKind kind, unsigned which,
+             std::uint64_t sequence, ConstBytes content) const;
   Newest& newest_of(StateKind kind) {
     return newest_[static_cast<std::uint32_t>(kind) - 1];
   }
@@ -82,6 +98,7 @@ class StateArea {
   const Uuid uuid_;
   const std::function<Status()> may_write_;
   std::array<Newest, 3> newest_;
+  Gate gate_;
 };
 
 }  // namespace nbd_remap

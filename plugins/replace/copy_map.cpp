@@ -2,6 +2,7 @@
 #include "plugins/replace/copy_map.hpp"
 
 #include <algorithm>
+#include <cerrno>
 #include <utility>
 
 namespace nbd_remap {
@@ -12,11 +13,12 @@ std::size_t index(Chunk state) { return static_cast<std::size_t>(state); }
 }  // namespace
 
 CopyMap::CopyMap(std::uint64_t volume_bytes, const std::vector<bool>& in_sync,
-                 Save save)
+                 Save save, std::chrono::milliseconds patience)
     : chunks_((volume_bytes + kChunkBytes - 1) / kChunkBytes),
       region_chunks_((chunks_ + kMaxRegions - 1) / kMaxRegions),
       regions_((chunks_ + region_chunks_ - 1) / region_chunks_),
       save_(std::move(save)),
+      patience_(patience),
       state_(chunks_, Chunk::todo),
       crc_(chunks_),
       has_crc_(chunks_),
@@ -62,9 +64,10 @@ Status CopyMap::begin(std::uint64_t offset, std::uint64_t length) {
       if (region_[r].may_be_set) return false;
     return true;
   };
+  const auto until = std::chrono::steady_clock::now() + patience_;
   while (!clear()) {
     if (saving_) {
-      saved_.wait(mu_);
+      if (Status status = wait_saved(until); !status) return status;
       continue;
     }
     // For all that wait by now: who writes to a region has it cleared.
@@ -74,6 +77,11 @@ Status CopyMap::begin(std::uint64_t offset, std::uint64_t length) {
     if (Status status = save(bits, true); !status) return status;
   }
   return {};
+}
+
+Status CopyMap::wait_saved(std::chrono::steady_clock::time_point until) {
+  if (saved_.wait_until(mu_, until) || !saving_) return {};
+  return make_error(ETIMEDOUT, "spare: an earlier note is not written yet");
 }
 
 // Invariant (1): while it is being written a region that loses its bit may
@@ -177,8 +185,10 @@ std::uint64_t CopyMap::settle_point() {
 }
 
 Status CopyMap::settle(std::uint64_t point) {
+  const auto until = std::chrono::steady_clock::now() + patience_;
   MutexLock lock(mu_);
-  while (saving_) saved_.wait(mu_);
+  while (saving_)
+    if (Status status = wait_saved(until); !status) return status;
   std::vector<bool> bits(regions_);
   bool news = false;
   for (std::uint64_t r = 0; r < regions_; ++r) {
@@ -191,8 +201,10 @@ Status CopyMap::settle(std::uint64_t point) {
 }
 
 Status CopyMap::save_all() {
+  const auto until = std::chrono::steady_clock::now() + patience_;
   MutexLock lock(mu_);
-  while (saving_) saved_.wait(mu_);
+  while (saving_)
+    if (Status status = wait_saved(until); !status) return status;
   std::vector<bool> bits(regions_);
   for (std::uint64_t r = 0; r < regions_; ++r)
     bits[r] = region_[r].may_be_set && region_[r].writing == 0;

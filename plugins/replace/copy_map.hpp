@@ -14,11 +14,13 @@
 //             (3) A write that reached the old disk alone makes its chunks
 //                 undone.
 // Threads     begin, end: any. The rest: one, the copier's; and the counts:
-// any. Waits       begin() as long as `save` takes, if it has to clear a bit;
-// those
-//             who wait for the same share one.
+// any. Waits       begin() as long as `save` takes, if it has to clear a bit.
+// For
+//             one that is under way already all wait at most `patience`, then
+//             ETIMEDOUT; those who wait for the same share one.
 
 #include <array>
+#include <chrono>
 #include <cstdint>
 #include <functional>
 #include <optional>
@@ -45,6 +47,7 @@ inline constexpr std::size_t kChunkStates = 6;
 
 class CopyMap {
  public:
+  static constexpr std::chrono::milliseconds kPatience{60'000};
   // Makes the bits durable. clears: one that was set is not any more, so that
   // no older state may be found afterwards.
   using Save =
@@ -52,7 +55,7 @@ class CopyMap {
 
   // in_sync: as saved last; empty: nothing is.
   CopyMap(std::uint64_t volume_bytes, const std::vector<bool>& in_sync,
-          Save save);
+          Save save, std::chrono::milliseconds patience = kPatience);
 
   // Around each change of MAIN. REQUIRES: end() also after begin() failed.
   Status begin(std::uint64_t offset, std::uint64_t length);
@@ -97,11 +100,13 @@ class CopyMap {
   void note(std::uint64_t first, std::uint64_t last) REQUIRES(mu_);
   void put(std::uint64_t chunk, Chunk state) REQUIRES(mu_);
   Status save(const std::vector<bool>& bits, bool clears) REQUIRES(mu_);
+  Status wait_saved(std::chrono::steady_clock::time_point until) REQUIRES(mu_);
 
   const std::uint64_t chunks_;
   const std::uint64_t region_chunks_;
   const std::uint64_t regions_;
   const Save save_;
+  const std::chrono::milliseconds patience_;
 
   mutable Mutex mu_;
   CondVar saved_;

@@ -55,11 +55,15 @@ namespace nbd_remap {
 struct ReplaceNotes {
   std::function<Result<std::vector<std::byte>>()> read;
   std::function<Status(ConstBytes)> write;
+  // What write() would put there, for a copy of SPARE.
+  std::function<std::vector<std::byte>(ConstBytes)> packed;
 };
 
 struct NewDisk {
   std::unique_ptr<Backend> disk;
   std::shared_ptr<const RemoteCounters> counters;  // of a remote
+  // Called once it is in its place, if there is one.
+  std::function<void()> adopted = nullptr;
 };
 using OpenNewDisk = std::function<Result<NewDisk>(const std::string& spec)>;
 
@@ -130,7 +134,6 @@ class Replacer {
   // replacer_start.cpp
   Status may_start(const std::string& spec) const REQUIRES(work_mu_);
   Status check_disk(const Backend& disk) const;
-  Status check_empty(Backend& disk) const;
   Status attach(NewDisk opened, std::shared_ptr<CopyMap> map)
       REQUIRES(work_mu_);
   Status go_on(const std::string& spec) REQUIRES(work_mu_);

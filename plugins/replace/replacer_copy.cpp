@@ -18,6 +18,8 @@ constexpr unsigned kMostSkipped = 64;  // chunks, behind one that fails
 // after so many tries; later where that takes long.
 constexpr unsigned kTries = 3;
 constexpr unsigned kPatientTries = 8;
+// While clients have requests under way the copier rests as long as it worked.
+constexpr std::chrono::milliseconds kMostRest{250};
 
 bool is_zero(ConstBytes bytes) {
   return std::all_of(bytes.begin(), bytes.end(),
@@ -34,8 +36,13 @@ std::chrono::milliseconds Replacer::copy_step() {
   const auto chunk = map->next();
   if (!chunk) return switch_step();
   const Chunk state = map->state(*chunk);
-  return state == Chunk::written ? check_chunk(*chunk)
-                                 : copy_chunk(*chunk, state);
+  const auto began = std::chrono::steady_clock::now();
+  const Milliseconds pause =
+      state == Chunk::written ? check_chunk(*chunk) : copy_chunk(*chunk, state);
+  if (pause != Milliseconds(0) || volume_.in_flight() == 0) return pause;
+  return std::clamp(std::chrono::duration_cast<Milliseconds>(
+                        std::chrono::steady_clock::now() - began),
+                    Milliseconds(1), kMostRest);
 }
 
 std::chrono::milliseconds Replacer::copy_chunk(std::uint64_t chunk,

@@ -6,15 +6,12 @@
 #include <cerrno>
 #include <utility>
 
-#include "plugins/base/aligned_buffer.hpp"
 #include "plugins/base/tool_text.hpp"
+#include "plugins/replace/empty_disk.hpp"
 #include "plugins/replace/replacer.hpp"
 
 namespace nbd_remap {
 namespace {
-
-// At either end of a disk, where whatever uses a disk has its marks.
-constexpr std::uint64_t kEndBytes = 1 << 20;
 
 Error refusal(int errnum, const std::string& words) {
   return make_error(ErrorClass::caller, errnum, words);
@@ -30,7 +27,7 @@ Status Replacer::start(const std::string& spec, bool force) {
   auto opened = open_(spec);
   if (!opened) return std::move(opened).error();
   Status fits = check_disk(*opened->disk);
-  if (fits && !force) fits = check_empty(*opened->disk);
+  if (fits && !force) fits = check_disk_is_empty(*opened->disk);
   if (!fits) return fits;
   ReplaceState state;
   state.phase = ReplacePhase::copying;
@@ -111,29 +108,6 @@ Status Replacer::check_disk(const Backend& disk) const {
                             "a volume of {} bytes in blocks of {}",
                             info.logical_block_bytes, info.physical_block_bytes,
                             volume.size, block));
-  return {};
-}
-
-// For a disk in the hands of somebody whose other disk is dying: what looks
-// like data is not overwritten unless they say so.
-Status Replacer::check_empty(Backend& disk) const {
-  const std::uint64_t size = disk.info().size_bytes;
-  AlignedBuffer buffer(std::min(size, kEndBytes));
-  for (const std::uint64_t at : {std::uint64_t{0}, size - buffer.size()}) {
-    if (Status status = disk.read(DeviceOffset{at}, buffer.bytes()); !status)
-      return status;
-    const auto found =
-        std::find_if(buffer.bytes().begin(), buffer.bytes().end(),
-                     [](std::byte b) { return b != std::byte{}; });
-    if (found != buffer.bytes().end())
-      return refusal(
-          EEXIST,
-          fmt::format(
-              "{}: is not empty, there is something at byte {}; to "
-              "overwrite all of it, use --force",
-              disk.info().name,
-              at + static_cast<std::uint64_t>(found - buffer.bytes().begin())));
-  }
   return {};
 }
 

@@ -170,7 +170,12 @@ CheckReport check_spare(Backend& spare) {
   report.survey = std::move(*survey);
   report.verdict = judge(*report.survey);
   report.reason = report.survey->refusal;
-  const std::string& formatted_on = report.survey->superblock.spare_identity;
+  const Superblock& sb = report.survey->superblock;
+  if (Status in_place = check_in_place(sb, spare); !in_place) {
+    report.notes.push_back(in_place.error().place + "; the server refuses it");
+    if (sb.was_replaced()) return report;
+  }
+  const std::string& formatted_on = sb.spare_identity;
   const std::string here = stored_identity(spare.info().identity);
   if (formatted_on != here)
     report.notes.push_back(

@@ -21,11 +21,16 @@ void Disk::exchange(const std::function<std::unique_ptr<Backend>(
                     std::shared_ptr<const RemoteCounters> counters) {
   backend_ = make(std::move(backend_));
   if (!afresh) counters = faces_.back()->counters;
-  faces_.push_back(std::make_unique<const Face>(
-      Face{backend_->info(), std::move(counters)}));
-  face_ = faces_.back().get();
+  try {
+    faces_.push_back(std::make_unique<const Face>(
+        Face{backend_->info(), std::move(counters)}));
+    face_ = faces_.back().get();
+  } catch (const std::bad_alloc&) {
+    // The disk is exchanged, whatever it is called.
+  }
   dirty_ = true;
   if (!afresh) return;
+  size_ = backend_->info().size_bytes;
   in_doubt_ = false;
   for (auto& errors : errors_) errors = 0;
 }

@@ -72,6 +72,9 @@ class Healer {
   Result<std::uint64_t> probe_sectors(BlockNo block);
   // The same, with what they hold. REQUIRES: content has a block's size.
   Result<std::uint64_t> read_sectors(BlockNo block, Bytes content);
+  // Of a block that is remapped: the sectors that hold data and can be read in
+  // its slot, zeroes elsewhere. REQUIRES: content has a block's size.
+  Result<std::uint64_t> read_slot(const RemapEntry& entry, Bytes content);
   static constexpr std::string_view kAsked = "an owner asked for it";
   // Each adds what it did to counts. why: for the history, a literal. readable:
   // of each block, as found without the lock; what was unreadable then is tried

@@ -59,6 +59,18 @@ Result<std::uint64_t> Healer::read_sectors(BlockNo block, Bytes content) {
   return part.known;
 }
 
+Result<std::uint64_t> Healer::read_slot(const RemapEntry& entry,
+                                        Bytes content) {
+  const std::uint64_t start = entry.block.value * block_bytes_;
+  Part part = make_part(entry, start, start, {});
+  part.content = AlignedBuffer(block_bytes_);
+  std::fill_n(part.content.data(), block_bytes_, std::byte{});
+  if (Status status = read_sectors(part, entry.valid); !status)
+    return std::move(status).error();
+  std::copy_n(part.content.data(), block_bytes_, content.data());
+  return part.known & entry.valid;
+}
+
 Status Healer::read_again(Part& part, std::uint64_t wanted,
                           std::uint64_t likely) {
   // Nothing is to be read beyond the end; a block that was remapped when it was

@@ -205,12 +205,16 @@ Status Volume::quiesce(std::chrono::milliseconds drain,
                        std::chrono::milliseconds longest) {
   gate_.pause(drain + longest);
   Status status;
-  if (!gate_.drain(drain))
+  // Held, so that no disk takes another one's place meanwhile.
+  if (gate_.hold(drain)) {
+    const HeldGate release{gate_};
+    if (!read_only_) status = flush_disks();
+  } else {
     status =
         make_error(ETIMEDOUT, fmt::format("volume: {} requests have not ended "
                                           "within {} ms; a disk hangs",
                                           gate_.inside(), drain.count()));
-  if (status && !read_only_) status = flush_disks();
+  }
   if (!status) gate_.resume();
   return status;
 }

@@ -74,6 +74,9 @@ struct VolumeStatus {
   DiskStatus spare;
   StoreStatus store;
   std::uint64_t in_flight = 0;
+  // What is being done to its disks, in words, as whoever does it fills in;
+  // empty: nothing.
+  std::string activity;
 };
 
 class Healer;
@@ -156,6 +159,24 @@ class Volume {
   // RemapStore::set_main.
   Status set_main(const std::string& identity, std::uint64_t disk_bytes);
 
+  // For one that is to take SPARE's place (volume_spare.cpp), as above.
+  //
+  // The next block from this one on whose slot is wanted, while nobody reads or
+  // writes there: body gets its entry, what its slot holds, and the sectors
+  // that could be read. Answers where to go on; empty: there is none.
+  struct SlotContent {
+    RemapEntry entry;
+    ConstBytes bytes;
+    std::uint64_t known = 0;
+  };
+  using WantedSlot = std::function<bool(SlotNo)>;
+  Result<std::optional<BlockNo>> with_slot(
+      BlockNo from, const WantedSlot& wanted,
+      const std::function<Status(const SlotContent&)>& body);
+  // As alone(); nobody reads or writes notes on SPARE either.
+  Status alone_with_spare(
+      std::chrono::milliseconds drain,
+      const std::function<Status(Disk& spare, RemapStore& store)>& change);
   VolumeStatus status() const;
   const Stats& stats() const { return stats_; }
   // Entries from this block on, in order, at most limit.
@@ -221,6 +242,7 @@ class Volume {
                     Durability durability);
   Status flush_disks();
   Status may_grow() const;
+  Status hold_gate(std::chrono::milliseconds drain);
   Status map_group(MapAction action, std::uint64_t end, std::uint64_t& group,
                    MapStep& step, std::string_view why);
   Status map_block(MapAction action, BlockNo block, std::uint64_t from,

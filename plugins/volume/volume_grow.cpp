@@ -19,9 +19,7 @@ Status Volume::may_grow() const {
 Result<std::uint64_t> Volume::grow_main() {
   if (Status may = may_grow(); !may) return std::move(may).error();
   const auto pass = gate_.enter();
-  if (!pass)
-    return make_error(ErrorClass::transport, ESHUTDOWN,
-                      "volume: the server is stopping");
+  if (!pass) return stopping_error();
   const auto now = main_->grow();
   if (!now) return now.error();
   const std::uint64_t old = size();
@@ -47,9 +45,7 @@ Result<std::uint64_t> Volume::grow_main() {
 Result<std::uint64_t> Volume::grow_spare() {
   if (Status may = may_grow(); !may) return std::move(may).error();
   const auto pass = gate_.enter();
-  if (!pass)
-    return make_error(ErrorClass::transport, ESHUTDOWN,
-                      "volume: the server is stopping");
+  if (!pass) return stopping_error();
   const auto now = spare_->grow();
   if (!now) return now.error();
   if (Status status = store_->grow_spare(*now); !status)

@@ -13,18 +13,9 @@
 #include "plugins/volume/volume_request.hpp"
 
 namespace nbd_remap {
-namespace {
-
-Error stopping() {
-  return make_error(ErrorClass::transport, ESHUTDOWN,
-                    "volume: the server is stopping");
-}
-
-}  // namespace
-
 Status Volume::read_main(VolumeOffset offset, Bytes buffer, bool patient,
                          MainContent& found) {
-  if (gate_.closed()) return stopping();
+  if (gate_.closed()) return stopping_error();
   std::fill(buffer.begin(), buffer.end(), std::byte{});
   const std::uint64_t bytes = block_bytes();
   for (const Piece& piece : split_request(offset, buffer.size(),
@@ -112,22 +103,30 @@ Status Volume::detach_pending(BlockNo block) {
 Status Volume::alone_in(VolumeOffset offset, std::uint64_t length,
                         const std::function<Status()>& body) {
   const auto pass = gate_.enter();
-  if (!pass) return stopping();
+  if (!pass) return stopping_error();
   return locked(Mode::exclusive, offset, length, body);
 }
 
-Status Volume::alone(std::chrono::milliseconds drain,
-                     const std::function<Status(Disk& main)>& change) {
+// Never while a quiesce lasts: what is being saved then is one pair of disks.
+Status Volume::hold_gate(std::chrono::milliseconds drain) {
   if (!gate_.hold(drain))
     return make_error(
         ETIMEDOUT,
         fmt::format("volume: {} requests have not ended within {} ms",
                     gate_.inside(), drain.count()));
-  struct Release {
-    Gate& gate;
-    ~Release() { gate.release(); }
-  } release{gate_};
-  if (gate_.closed()) return stopping();
+  Status status;
+  if (gate_.closed())
+    status = stopping_error();
+  else if (gate_.paused())
+    status = make_error(ETIMEDOUT, "volume: quiesced");
+  if (!status) gate_.release();
+  return status;
+}
+
+Status Volume::alone(std::chrono::milliseconds drain,
+                     const std::function<Status(Disk& main)>& change) {
+  if (Status held = hold_gate(drain); !held) return held;
+  const HeldGate release{gate_};
   return change(*main_);
 }
 

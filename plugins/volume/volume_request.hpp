@@ -14,6 +14,19 @@ inline bool is_medium(const Status& status) {
   return !status && status.error().error_class == ErrorClass::medium;
 }
 
+inline Error stopping_error() {
+  return make_error(ErrorClass::transport, ESHUTDOWN,
+                    "volume: the server is stopping");
+}
+
+struct HeldGate {
+  explicit HeldGate(Gate& held) : gate(held) {}
+  ~HeldGate() { gate.release(); }
+  HeldGate(const HeldGate&) = delete;
+  HeldGate& operator=(const HeldGate&) = delete;
+  Gate& gate;
+};
+
 template <class Body>
 Status Volume::request(Op op, VolumeOffset offset, std::uint64_t length,
                        bool writes, Body&& body) {
@@ -21,9 +34,7 @@ Status Volume::request(Op op, VolumeOffset offset, std::uint64_t length,
       1, std::memory_order_relaxed);
   Status status = [&]() -> Status {
     const auto pass = gate_.enter();
-    if (!pass)
-      return make_error(ErrorClass::transport, ESHUTDOWN,
-                        "volume: the server is stopping");
+    if (!pass) return stopping_error();
     if (writes && read_only_)
       return make_error(ErrorClass::caller, EROFS, "volume: read-only");
     if (Status in_range = check_range(offset, length); !in_range)

@@ -16,11 +16,6 @@ namespace {
 
 using std::chrono::steady_clock;
 
-Error scan_stopped() {
-  return make_error(ErrorClass::transport, ESHUTDOWN,
-                    "volume: the server is stopping");
-}
-
 }  // namespace
 
 ScanStep Volume::scan_main(VolumeOffset at, Bytes buffer,
@@ -44,7 +39,7 @@ ScanStep Volume::scan_main(VolumeOffset at, Bytes buffer,
   const std::uint64_t to = entry ? entry->block.value * bytes : end;
   const auto pass = gate_.enter();
   if (!pass) {
-    step.status = scan_stopped();
+    step.status = stopping_error();
     return step;
   }
   const Bytes into = buffer.first(to - at.value);
@@ -72,7 +67,7 @@ Status Volume::scan_halves(std::uint64_t from, Bytes buffer, ScanStep& step,
   const std::uint64_t middle = from + blocks / 2 * bytes;
   bool good = true;
   for (const auto& [a, b] : {std::pair{from, middle}, std::pair{middle, end}}) {
-    if (gate_.closed()) return scan_stopped();
+    if (gate_.closed()) return stopping_error();
     // The first block of the step is always reached.
     if (a != from && steady_clock::now() >= until) return {};
     const Bytes into = buffer.subspan(a - from, b - a);
@@ -123,7 +118,7 @@ SlotStep Volume::scan_slot(BlockNo from) {
   SlotStep step;
   const auto pass = gate_.enter();
   if (!pass || !store_) {
-    step.status = scan_stopped();
+    step.status = stopping_error();
     return step;
   }
   const BlockNo end{size() / block_bytes() + 1};

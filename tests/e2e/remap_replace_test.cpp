@@ -24,13 +24,17 @@ Ended ctl(const RemapServer& volume, Words words) {
   return run(words);
 }
 
-json status(const RemapServer& volume) {
-  const Ended ended = ctl(volume, {"volume", "replace", "--status", "--json"});
+json status(const RemapServer& volume, bool spare = false) {
+  Words words{"volume", "replace", "--status", "--json"};
+  if (spare) words.push_back("--spare");
+  const Ended ended = ctl(volume, words);
   return ended.out.empty() ? json::object() : json::parse(ended.out);
 }
 
-bool reaches(const RemapServer& volume, const std::string& phase) {
-  return eventually([&] { return status(volume)["phase"] == phase; }, 120s);
+bool reaches(const RemapServer& volume, const std::string& phase,
+             bool spare = false) {
+  return eventually([&] { return status(volume, spare)["phase"] == phase; },
+                    120s);
 }
 
 TEST(RemapReplace, killed_again_and_again_under_load_it_ends_on_the_new_disk) {
@@ -104,6 +108,80 @@ TEST(RemapReplace, killed_again_and_again_under_load_it_ends_on_the_new_disk) {
   EXPECT_EQ(moved.stop().code, 0);
 }
 
+// The same of SPARE, where all that clients write lives.
+TEST(RemapReplace, killed_again_and_again_a_new_spare_is_the_only_one_at_last) {
+  const unsigned seed = std::random_device()();
+  SCOPED_TRACE("seed " + std::to_string(seed));
+  std::mt19937_64 random(seed);
+  constexpr std::uint64_t kBlocks = 256;
+  const ScratchDir dir;
+  const std::string image = dir.make_file("main.img", 64 * kMiB);
+  const std::string spare = dir.make_file("spare.img", kSpare);
+  const std::string next = dir.make_file("new.img", kSpare + 64 * kMiB);
+  const BadDisk main(dir, "main", image,
+                     {"bad=0-" + std::to_string(kBlocks * 8 - 1), "mode=write",
+                      "seed=" + std::to_string(seed % 1000)});
+  Server slow(dir, "new",
+              {"-t", "1", "--filter=delay", "file", next, "wdelay=10ms"});
+  slow.verbose = false;
+  slow.start();
+  format(main.uri(), spare);
+  RemapServer volume(dir, "volume", main.uri(), spare);
+  volume.verbose = false;
+  const BlockWriters writers = make_writers(4, kBlocks, seed);
+  std::uint64_t durable = 0;
+  std::uint64_t copying = 0;
+  const int cycles = in_long_form(200, 4);
+  for (int cycle = 0; cycle < cycles; ++cycle) {
+    volume.start();
+    verify_blocks(Client(volume.uri()), writers, &durable);
+    ASSERT_FALSE(testing::Test::HasFatalFailure()) << "cycle " << cycle;
+    const json phase = status(volume, true)["phase"];
+    if (cycle != 0 && phase == "none") {
+      const Ended begun =
+          ctl(volume, {"volume", "replace", "--spare", slow.uri()});
+      ASSERT_EQ(begun.code, 0) << begun.err;
+      const json now = volume.show();
+      EXPECT_NE(now["activity"].dump().find("SPARE is being replaced"),
+                std::string::npos)
+          << now["activity"];
+      const Ended other = ctl(volume, {"volume", "replace", image});
+      EXPECT_EQ(other.code, 1);
+      EXPECT_NE(other.err.find("SPARE is being replaced"), std::string::npos);
+    } else if (cycle != 0) {
+      EXPECT_EQ(phase, "copying") << "it does not go on after a kill";
+    }
+    std::vector<std::thread> threads;
+    for (const auto& writer : writers)
+      threads.emplace_back(
+          [&writer, c = Client(volume.uri())] { writer->work(c); });
+    const std::uint64_t target = writers[0]->done + 5 + random() % 30;
+    EXPECT_TRUE(eventually([&] { return writers[0]->done > target; }, 60s));
+    const bool last = cycle + 1 == cycles;
+    EXPECT_TRUE(!last || reaches(volume, "done", true))
+        << status(volume, true).dump(1);
+    const bool done = status(volume, true)["phase"] == "done";
+    copying += cycle == 0 || done ? 0 : 1;
+    volume.kill();
+    for (std::thread& t : threads) t.join();
+    if (done) break;
+  }
+  EXPECT_GE(copying, 1U) << "too quick to be killed on its way";
+  // Contract M3: the old disk is refused, with a line that says what to do.
+  RemapServer wrong(dir, "wrong", main.uri(), spare);
+  EXPECT_FALSE(wrong.try_start());
+  EXPECT_NE(wrong.log().find("SPARE was replaced by " + slow.uri()),
+            std::string::npos)
+      << wrong.log();
+  RemapServer moved(dir, "moved", main.uri(), slow.uri());
+  moved.start();
+  verify_blocks(Client(moved.uri()), writers, &durable);
+  EXPECT_GT(durable, 50U);
+  EXPECT_EQ(status(moved, true)["phase"], "done");
+  EXPECT_GE(moved.show()["blocks"]["remapped"], 50);
+  EXPECT_EQ(moved.stop().code, 0);
+}
+
 class RemapReplaceWords : public testing::Test {
  protected:
   void SetUp() override {
@@ -143,6 +221,50 @@ TEST_F(RemapReplaceWords, what_is_no_disk_for_it_is_refused_in_one_line) {
   expect_refusal({"volume", "replace", "--status", "--abort"}, 2, "--");
   expect_refusal({"volume", "replace", "--abort"}, 1, "not being replaced");
   EXPECT_EQ(volume_->stop().code, 0);
+}
+
+TEST_F(RemapReplaceWords, what_is_no_spare_for_it_is_refused_in_one_line) {
+  const auto refused = [&](Words words, const std::string& part) {
+    words.insert(words.begin(), {"volume", "replace", "--spare"});
+    expect_refusal(words, 1, part);
+  };
+  refused({next_}, "expected at least");
+  refused({dir_.file("none.img")}, "none.img");
+  refused({main_}, "in use");
+  refused({spare_}, "in use");
+  refused({"--abort"}, "not being replaced");
+  const std::string other = dir_.make_file("other.img", 8 * kMiB);
+  const std::string foreign = dir_.make_file("foreign.img", kSpare);
+  format(other, foreign);
+  refused({foreign}, "is not empty");
+  refused({foreign, "--force"}, "is SPARE");
+  EXPECT_EQ(volume_->stop().code, 0);
+}
+
+TEST_F(RemapReplaceWords, a_spare_is_replaced_by_a_larger_one_and_says_so) {
+  const std::string larger = dir_.make_file("larger.img", 2 * kSpare);
+  const Client client(volume_->uri());
+  ASSERT_EQ(client.write(kMiB, pattern(1, 4096)), 0);
+  ASSERT_EQ(ctl(*volume_, {"map", "remap", "1M", "4096"}).code, 0);
+  const std::uint64_t slots = volume_->show()["spare"]["slots"];
+  const Ended begun = ctl(*volume_, {"volume", "replace", "--spare", larger});
+  ASSERT_EQ(begun.code, 0) << begun.err;
+  ASSERT_TRUE(reaches(*volume_, "done", true));
+  EXPECT_TRUE(eventually(
+      [&] { return volume_->show()["spare"]["slots"] > slots; }, 30s));
+  EXPECT_EQ(volume_->show()["spare"]["name"], larger);
+  EXPECT_EQ(status(*volume_)["phase"], "none") << "MAIN's";
+  const Ended ended =
+      ctl(*volume_, {"volume", "replace", "--status", "--spare"});
+  EXPECT_NE(ended.out.find("done"), std::string::npos) << ended.out;
+  EXPECT_EQ(volume_->stop().code, 0);
+  RemapServer moved(dir_, "moved", main_, larger);
+  moved.start();
+  std::string data;
+  EXPECT_EQ(Client(moved.uri()).read(kMiB, 4096, &data), 0);
+  EXPECT_TRUE(data == pattern(1, 4096));
+  EXPECT_EQ(moved.show()["blocks"]["remapped"], 1);
+  EXPECT_EQ(moved.stop().code, 0);
 }
 
 TEST_F(RemapReplaceWords, a_spare_without_room_for_notes_is_refused) {

@@ -86,7 +86,7 @@ void SimRun::count_scan() {
 
 void SimRun::open_replacer() {
   replacer_ = std::make_unique<Replacer>(
-      *volume_, notes_in(volume_->state_area()),
+      *volume_, notes_in(volume_->state_area()).main,
       [this](const std::string&) -> Result<NewDisk> {
         return NewDisk{std::make_unique<BorrowedBackend>(other()), nullptr};
       },

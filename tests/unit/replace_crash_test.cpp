@@ -174,7 +174,7 @@ class World {
         std::move(spare), std::move(*store), false, "", VolumeOptions{}, clock_,
         sink);
     replacer = std::make_unique<Replacer>(
-        *volume, notes_in(area),
+        *volume, notes_in(area).main,
         [this](const std::string&) -> Result<NewDisk> {
           return NewDisk{std::make_unique<BorrowedBackend>(next_), nullptr};
         },

@@ -3,7 +3,9 @@
 // with a SPARE that takes no notes.
 #include <gtest/gtest.h>
 
+#include <atomic>
 #include <cerrno>
+#include <future>
 
 #include "tests/fakes/replace_fixture.hpp"
 
@@ -268,6 +270,94 @@ TEST(ReplaceFaults, what_is_no_disk_for_it_is_refused_in_one_line) {
   EXPECT_TRUE(contains(words_of(rig.start()), "in use"));
   EXPECT_EQ(rig.notes_written, 0U);
   EXPECT_TRUE(contains(words_of(rig.replacer->abort()), "not being replaced"));
+}
+
+// The switch is one sector of SPARE: a server that was killed before anybody
+// knew whether it was written finds one disk or the other, and all on it.
+TEST(ReplaceFaults, a_restart_while_the_switch_is_undecided_finds_one_of_them) {
+  for (const bool written : {false, true}) {
+    SCOPED_TRACE(written);
+    ReplaceRig rig;
+    ASSERT_EQ(rig.write(0, 4 * kMiB, 1), 0);
+    ASSERT_TRUE(rig.start());
+    bool armed = false;
+    FaultyBackend::Rule rule = 0;
+    rig.spare.set_hook([&](const Operation& o) {
+      if (armed || o.op != FaultOp::write || o.offset != 0) return;
+      armed = true;
+      rule =
+          rig.spare.add_failing_call(FaultOp::write, ENODEV, {.done = written});
+    });
+    EXPECT_FALSE(rig.run_to(ReplacePhase::switched));
+    ASSERT_TRUE(armed);
+    ASSERT_EQ(rig.spare.fired(rule), 1U);
+    EXPECT_TRUE(contains(rig.replacer->status().waits_for, "both disks"));
+    EXPECT_FALSE(rig.replacer->abort());
+    ASSERT_EQ(rig.write(kMiB, 4096, 2), 0);
+    ASSERT_EQ(told(rig.volume->flush()), 0);
+    rig.kill();
+    EXPECT_EQ(unpack_replace_state(rig.notes)->phase, ReplacePhase::copying);
+    EXPECT_FALSE(rig.open(written ? rig.main : rig.next));
+    ASSERT_TRUE(rig.open(written ? rig.next : rig.main));
+    EXPECT_EQ(rig.phase(),
+              written ? ReplacePhase::switched : ReplacePhase::copying);
+    EXPECT_TRUE(rig.holds(kMiB, 4096, 2));
+    ASSERT_TRUE(rig.run_to(ReplacePhase::done));
+    EXPECT_TRUE(rig.holds(kMiB, 4096, 2));
+    EXPECT_TRUE(rig.holds(0, kMiB, 1));
+  }
+}
+
+// Contract C1: what is read after both were acked is read after the switch too.
+TEST(ReplaceFaults, two_writes_of_one_place_at_once_leave_the_same_on_both) {
+  ReplaceRig rig;
+  ASSERT_TRUE(rig.start());
+  Barrier barrier;
+  std::atomic<int> writes{0};
+  rig.next.set_hook([&](const Operation& o) {
+    if (o.op == FaultOp::write && ++writes == 1) barrier.arrive_and_wait();
+  });
+  const auto writer = [&](std::uint64_t tag) {
+    return std::async(std::launch::async,
+                      [&rig, tag] { return rig.write(8192, 4096, tag); });
+  };
+  auto first = writer(1);
+  ASSERT_TRUE(barrier.wait_for_arrival());
+  auto second = writer(2);
+  // It would be done by then if nothing kept it.
+  (void)second.wait_for(std::chrono::milliseconds(300));
+  barrier.open();
+  EXPECT_EQ(first.get(), 0);
+  EXPECT_EQ(second.get(), 0);
+  rig.next.set_hook({});
+  std::vector<std::byte> old(4096);
+  std::vector<std::byte> next(4096);
+  ASSERT_TRUE(rig.main_disk.read(DeviceOffset{8192}, old));
+  ASSERT_TRUE(rig.next_disk.read(DeviceOffset{8192}, next));
+  EXPECT_EQ(old, next);
+}
+
+// Contract L3: who waits for another one's note does not wait for ever.
+TEST(CopyMap, nobody_waits_for_ever_for_a_note_that_hangs) {
+  Barrier barrier;
+  std::atomic<int> saves{0};
+  CopyMap map(
+      4 * kMiB, std::vector<bool>(4, true),
+      [&](const std::vector<bool>&, bool) {
+        if (++saves == 1) barrier.arrive_and_wait();
+        return Status();
+      },
+      std::chrono::milliseconds(100));
+  auto first =
+      std::async(std::launch::async, [&] { return map.begin(0, 4096).ok(); });
+  ASSERT_TRUE(barrier.wait_for_arrival());
+  const Status late = map.begin(2 * kMiB, 4096);
+  ASSERT_FALSE(late);
+  EXPECT_EQ(late.error().errnum, ETIMEDOUT);
+  EXPECT_FALSE(map.save_all());
+  EXPECT_FALSE(map.settle(map.settle_point()));
+  barrier.open();
+  EXPECT_TRUE(first.get());
 }
 
 TEST(ReplaceState, what_was_packed_is_unpacked_and_nothing_else) {

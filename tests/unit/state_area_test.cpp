@@ -226,6 +226,30 @@ TEST(StateArea, an_unreadable_place_leaves_the_other_one) {
   EXPECT_GE(spare.fired(bad), 1U);
 }
 
+// A place that takes no writes costs a try, not the notes; but of a replacement
+// what the other place says must not be found again.
+TEST(StateArea, a_place_that_takes_no_writes_is_left_alone) {
+  MemoryBackend memory(kBytes);
+  FaultyBackend spare(memory);
+  MemoryBackend main(kMainBytes);
+  ASSERT_TRUE(format_spare(spare, main, {}));
+  auto store = RemapStore::open(spare, binding_of(main), false, no_log());
+  ASSERT_TRUE(store);
+  StateArea& area = *(*store)->state_area();
+  ASSERT_TRUE(area.write(StateKind::scan, text("0")));
+  ASSERT_TRUE(area.write(StateKind::replace, text("0")));
+  const auto bad = spare.add_bad_range(
+      FaultOp::write, place((*store)->layout(), StateKind::scan, 1), 512, EIO);
+  spare.extend(bad, place((*store)->layout(), StateKind::replace, 1), 512);
+  for (int i = 1; i < 5; ++i) {
+    ASSERT_TRUE(area.write(StateKind::scan, text(std::to_string(i))));
+    EXPECT_EQ(spare.fired(bad), 1U) << "it is tried again and again";
+    EXPECT_EQ(read(area, StateKind::scan), text(std::to_string(i)));
+  }
+  EXPECT_FALSE(area.write(StateKind::replace, text("1")));
+  EXPECT_EQ(read(area, StateKind::replace), text("0"));
+}
+
 TEST(StateArea, a_power_cut_leaves_the_last_state_or_the_one_under_way) {
   int lost = 0;
   for (std::uint64_t seed = 0; seed < 60; ++seed) {
