@@ -277,6 +277,12 @@ Result<json> ControlClient::note_smart(const std::string& name,
              counts.dump());
 }
 
+Result<json> ControlClient::scan_first(const std::string& name,
+                                       const json& parts) const {
+  return ask("POST", volume_path(name) + "/scan", "volume " + name,
+             json{{"seed", parts}}.dump());
+}
+
 Result<json> ControlClient::acknowledge(const std::string& name) const {
   return ask("POST", volume_path(name) + "/acknowledge", "volume " + name);
 }

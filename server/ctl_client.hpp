@@ -66,6 +66,10 @@ class ControlClient {
   // What a disk says of itself, for the volume's health.
   Result<nlohmann::json> note_smart(const std::string& name,
                                     const nlohmann::json& counts) const;
+  // Parts of the volume that the scanner is to read first: [{"offset": N,
+  // "length": N}, ...]. Answers with the state of the scan.
+  Result<nlohmann::json> scan_first(const std::string& name,
+                                    const nlohmann::json& parts) const;
   // From here on only what is worse than now is an alert.
   Result<nlohmann::json> acknowledge(const std::string& name) const;
   // One question; target: what follows the volume's path.

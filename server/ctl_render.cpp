@@ -293,7 +293,10 @@ Error problem_error(const std::string& what, int status,
         detail = it->get<std::string>();
   if (detail.empty())
     detail = fmt::format("refused with HTTP status {}", status);
-  const int errnum = status == 404 ? ENOENT : status == 409 ? EBUSY : EIO;
+  const int errnum = status == 404   ? ENOENT
+                     : status == 409 ? EBUSY
+                     : status == 400 ? EINVAL
+                                     : EIO;
   return make_error(ErrorClass::caller, errnum,
                     fmt::format("{}: {}", what, detail));
 }

@@ -3,6 +3,7 @@
 
 #include <fmt/format.h>
 
+#include <cerrno>
 #include <map>
 
 #include "plugins/base/tool_text.hpp"
@@ -169,7 +170,13 @@ Result<MapAnswer> ScanWords::run(const ControlClient& client) const {
   if (cells_->parsed()) target = fmt::format("/map?cells={}", count_);
   const bool asks = status_->parsed() || cells_->parsed();
   const auto answer = client.of_volume(*name, asks ? "GET" : "POST", target);
-  if (!answer) return answer.error();
+  if (!answer) {
+    // The server knows the words of plans and rates; wrong ones are the command
+    // line's.
+    Error error = answer.error();
+    if (start_->parsed() && error.errnum == EINVAL) error.errnum = EDESTADDRREQ;
+    return error;
+  }
   const auto words =
       cells_->parsed() ? render_cells(*answer) : render_scan(*answer);
   if (!words) return words.error();

@@ -3,7 +3,10 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <cerrno>
+#include <chrono>
+#include <thread>
 #include <utility>
 
 #include "plugins/base/units.hpp"
@@ -18,7 +21,14 @@ namespace {
 using namespace answer_fields;  // NOLINT: this file is about them
 using nlohmann::json;
 
+using std::chrono::steady_clock;
+
 constexpr std::size_t kRangesShown = 10;
+// In one request; a scan takes up to 2,048 in all.
+constexpr std::size_t kPartsAtOnce = 1000;
+// Without a place more that was read: clients may keep the scan waiting.
+constexpr std::chrono::seconds kPatience{30};
+constexpr std::chrono::milliseconds kLookAgain{100};
 
 Error usage(const std::string& words) {
   return make_error(ErrorClass::caller, EDESTADDRREQ, words);
@@ -84,44 +94,78 @@ json ranges_json(const std::vector<ByteRange>& ranges) {
 }
 
 struct Found {
-  std::uint64_t blocks = 0;
-  std::uint64_t pending = 0;
-  std::uint64_t readable = 0;  // were pending
+  std::uint64_t blocks = 0;   // of places that were read
+  std::uint64_t pending = 0;  // of them, now
+  std::uint64_t remapped = 0;
+  std::uint64_t left = 0;  // places that are still to be read
+  std::string waits;       // why, in the server's words
 };
 
-// Reads each place, and says at once what was found there.
-Status check_all(const ControlClient& client, const std::string& name,
-                 const std::vector<ByteRange>& ranges, Found& found,
-                 const Progress& progress) {
-  std::size_t done = 0;
-  for (const ByteRange& range : ranges) {
-    const std::uint64_t end = range.offset + range.length;
-    for (std::uint64_t next = range.offset; next < end;) {
-      const auto step = client.step(name, "check", next, end - next);
-      if (!step) return step.error();
-      const auto went = render([&] {
-        const json& counts = field(*step, "counts");
-        found.blocks += number(counts, "looked_at");
-        found.pending += number(counts, "pending");
-        found.readable += number(counts, "readable");
-        const json& error = field(*step, "error");
-        const json& more = field(*step, "next");
-        const std::uint64_t to = more.is_null() ? end : number_of(more, "next");
-        if (!error.is_null())
-          return fmt::format("stopped at byte {}: {}", to,
-                             text_of(error, "error"));
-        if (to <= next || to > end) throw Misfit("\"next\" does not get on");
-        next = to;
-        return std::string();
-      });
-      if (!went) return went.error();
-      if (!went->empty())
-        return make_error(ErrorClass::caller, ECANCELED, *went);
+// What the server's scan has still to read of what it was given. waits: why it
+// does not get on.
+Result<std::uint64_t> seeds_left(const json& scan, std::string& waits) {
+  return render([&] {
+    const std::string state = text(scan, "state");
+    const json& trouble = field(scan, "trouble");
+    if (state == "paused") waits = "the scan is paused";
+    if (!trouble.is_null()) waits = text_of(trouble, "trouble");
+    return state == "stopped" ? 0 : number(scan, "seeds_left");
+  });
+}
+
+// Has the server's scan read each place before all else, and waits for it as
+// long as it gets on.
+Status read_first(const ControlClient& client, const std::string& name,
+                  const std::vector<ByteRange>& ranges, Found& found,
+                  const Progress& progress) {
+  for (std::size_t done = 0; done < ranges.size();) {
+    const std::size_t n = std::min(kPartsAtOnce, ranges.size() - done);
+    const auto from = ranges.begin() + static_cast<std::ptrdiff_t>(done);
+    auto scan = client.scan_first(
+        name, ranges_json({from, from + static_cast<std::ptrdiff_t>(n)}));
+    auto moved = steady_clock::now();
+    for (std::uint64_t before = n;;) {
+      if (!scan) return std::move(scan).error();
+      const auto left = seeds_left(*scan, found.waits);
+      if (!left) return left.error();
+      if (*left < before) moved = steady_clock::now();
+      before = std::min(before, *left);
+      progress(fmt::format("{} of {} read", done + n - before,
+                           count_of(ranges.size(), "place")));
+      if (*left == 0) break;
+      if (!found.waits.empty() || steady_clock::now() - moved > kPatience) {
+        found.left = ranges.size() - done - n + before;
+        return {};
+      }
+      std::this_thread::sleep_for(kLookAgain);
+      scan = client.of_volume(name, "GET", "/scan");
     }
-    progress(
-        fmt::format("{} of {} read", ++done, count_of(ranges.size(), "place")));
+    done += n;
   }
   return {};
+}
+
+// What the map says of these places.
+Status look_at_map(const ControlClient& client, const std::string& name,
+                   std::vector<ByteRange> ranges, std::uint64_t block,
+                   Found& found) {
+  std::sort(ranges.begin(), ranges.end(),
+            [](const ByteRange& a, const ByteRange& b) {
+              return a.offset < b.offset;
+            });
+  for (const ByteRange& range : ranges)
+    found.blocks += (range.length + block - 1) / block;
+  auto at = ranges.begin();
+  return client.each_entry(name, [&](const json& entry) -> Status {
+    const auto seen = render([&] {
+      const std::uint64_t offset = number(entry, "offset");
+      while (at != ranges.end() && at->offset + at->length <= offset) ++at;
+      if (at != ranges.end() && at->offset <= offset)
+        ++(text(entry, "state") == "remapped" ? found.remapped : found.pending);
+      return true;
+    });
+    return seen ? Status() : Status(seen.error());
+  });
 }
 
 std::string places_text(const SmartReport& report, const SmartSeeds& seeds,
@@ -180,9 +224,10 @@ Result<MapAnswer> scan_seed(const ControlClient& client,
     if (const auto noted = client.note_smart(name, smart_counts_json(*report));
         !noted)
       return noted.error();
-    if (Status all = check_all(client, name, seeds.ranges, found, progress);
-        !all)
-      return all.error();
+    Status all = read_first(client, name, seeds.ranges, found, progress);
+    if (all && !seeds.ranges.empty())
+      all = look_at_map(client, name, seeds.ranges, shape->block, found);
+    if (!all) return all.error();
   }
   MapAnswer answer;
   answer.json = {{"schema", 1},
@@ -199,11 +244,18 @@ Result<MapAnswer> scan_seed(const ControlClient& client,
   if (what.dry_run) return answer;
   answer.json["found"] = {{"blocks", found.blocks},
                           {"pending", found.pending},
-                          {"readable_again", found.readable}};
+                          {"remapped", found.remapped},
+                          {"places_left", found.left}};
   if (!seeds.ranges.empty())
-    answer.text += fmt::format("{} read: {} pending, {} readable again.\n",
+    answer.text += fmt::format("{} there: {} pending, {} remapped.\n",
                                count_of(found.blocks, "block"), found.pending,
-                               found.readable);
+                               found.remapped);
+  if (found.left != 0)
+    answer.text += fmt::format(
+        "{} still to be read{}; what of them the server was given its scan "
+        "reads next (scan status).\n",
+        count_of(found.left, "place"),
+        found.waits.empty() ? "" : ": " + printable(found.waits));
   return answer;
 }
 

@@ -1,7 +1,8 @@
 #pragma once
 // SPDX-License-Identifier: BSD-3-Clause
 // `nbd-remapctl scan seed`: the places that MAIN's drive knows to be bad are
-// read before all others, and its counts become part of the volume's health.
+// read by the server's scan before all others, and its counts become part of
+// the volume's health.
 // All is read and checked before the first question that changes anything.
 //
 // Errors  errnum says which exit status: see exit_status().

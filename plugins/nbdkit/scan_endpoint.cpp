@@ -136,6 +136,7 @@ HttpResponse ScanEndpoint::status() const {
   return reply({{"schema", kSchema},
                 {"state", run_word(s.run)},
                 {"position", position},
+                {"seeds_left", s.seeds_left},
                 {"rate", scan_rate_text(s.rate)},
                 {"rescue", rescue_word(scanner_->options().rescue)},
                 // Through the page cache of this machine the cache is read.

@@ -47,6 +47,8 @@ void ScanEngine::begin(const ScanPlan& plan, std::vector<ScanRange> todo) {
   state_.phase = plan.kind == ScanPlan::Kind::pending ? ScanPhase::pending
                                                       : ScanPhase::main;
   state_.todo = std::move(todo);
+  state_.seeds_left =
+      plan.kind == ScanPlan::Kind::seeds ? state_.todo.size() : 0;
   state_.todo_bytes = 0;
   for (const ScanRange& r : state_.todo) state_.todo_bytes += r.to - r.from;
   state_.next_block = 0;
@@ -83,6 +85,7 @@ Status ScanEngine::stop() {
   state_.run = RunState::stopped;
   state_.pass.ended = clock_.unix_seconds();
   state_.todo.clear();
+  state_.seeds_left = 0;
   inspect_.reset();
   ++run_;
   return {};
@@ -101,6 +104,7 @@ Status ScanEngine::seed(const std::vector<ScanRange>& ranges) {
     return {};
   }
   for (const ScanRange& r : todo) state_.todo_bytes += r.to - r.from;
+  state_.seeds_left += todo.size();
   state_.todo.insert(state_.todo.begin(), todo.begin(), todo.end());
   // From the slots or pending blocks it goes back, and comes there again.
   if (!todo.empty()) {

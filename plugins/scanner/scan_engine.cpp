@@ -225,7 +225,9 @@ void ScanEngine::advance(std::uint64_t to) {
       state_.regions[i].scanned_at = clock_.unix_seconds();
   }
   r.from = to;
-  if (r.from >= r.to) state_.todo.erase(state_.todo.begin());
+  if (r.from < r.to) return;
+  state_.todo.erase(state_.todo.begin());
+  if (state_.seeds_left != 0) --state_.seeds_left;
 }
 
 // A chunk counts for each region that it touches.

@@ -79,6 +79,7 @@ void head_fields(Io& io, ScanState& s) {
   io.field(s.rate.bytes_per_second);
   io.field(s.rate.percent, 100);
   io.field(s.phase, 2);
+  io.field(s.seeds_left, ScanState::kMaxTodo);
   io.field(s.todo_bytes);
   io.field(s.next_block);
   plan_fields(io, s.pass.plan);
@@ -182,7 +183,8 @@ std::optional<ScanState> unpack_scan_state(ConstBytes bytes, std::uint64_t size,
     s.watches[BlockNo{block}] = w;
   }
   for (RegionRecord& r : s.regions) region_fields(io, r);
-  if (!io.at_end() || s.size == 0 || s.size > size || s.rate.percent == 0)
+  if (!io.at_end() || s.seeds_left > s.todo.size() || s.size == 0 ||
+      s.size > size || s.rate.percent == 0)
     return std::nullopt;
   lay_out_anew(s, size);
   return s;

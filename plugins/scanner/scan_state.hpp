@@ -65,6 +65,7 @@ struct ScanState {
   ScanRate rate;
   ScanPhase phase = ScanPhase::main;
   std::vector<ScanRange> todo;           // of MAIN; the first is under way
+  std::uint64_t seeds_left = 0;          // of todo, the first of it
   std::uint64_t todo_bytes = 0;          // of the pass, in all
   std::uint64_t next_block = 0;          // of the phases slots and pending
   PassRecord pass;                       // the current one, or the last

@@ -95,6 +95,8 @@ TEST_F(RemapHealth, the_places_that_the_drive_names_are_read_first) {
   EXPECT_EQ(done["seeds"][0]["offset"], 8388608U);
   EXPECT_EQ(done["found"]["blocks"], 3U);
   EXPECT_EQ(done["found"]["pending"], 2U);
+  EXPECT_EQ(done["found"]["places_left"], 0U);
+  EXPECT_EQ(ctl_json({"scan", "status"})["pass"]["plan"], "seeds");
   EXPECT_GE(disk_->fired("read"), 2U);
   EXPECT_EQ(pending(), 2U) << "and nobody read sector 20000";
   EXPECT_EQ(ctl_json({"map", "explain", "8388608"})["state"], "pending");
@@ -162,6 +164,23 @@ TEST_F(RemapHealth, a_small_spare_says_that_it_keeps_nothing) {
   EXPECT_EQ(ctl({"health"}).code, 0);
   restart(false);
   EXPECT_EQ(ctl({"health"}).code, 1);
+}
+
+TEST_F(RemapHealth, a_paused_scan_reads_the_places_when_it_goes_on) {
+  start();
+  ctl_json({"scan", "start", "--plan=range:9M+1M", "--rate=32K"});
+  EXPECT_EQ(ctl_json({"scan", "pause"})["state"], "paused");
+  const Ended done =
+      seed({"--smart-json=" + fixture("ata-small-partition.json"), kPartition});
+  EXPECT_EQ(done.code, 0) << done.err;
+  EXPECT_NE(done.out.find("3 places still to be read: the scan is paused"),
+            std::string::npos)
+      << done.out;
+  EXPECT_EQ(pending(), 0U);
+  EXPECT_EQ(ctl_json({"scan", "status"})["seeds_left"], 3U);
+  ctl_json({"scan", "resume"});
+  EXPECT_TRUE(eventually([this] { return pending() == 2; }));
+  ctl_json({"scan", "stop"});
 }
 
 TEST_F(RemapHealth, smartctl_is_asked_by_the_tool_not_by_the_server) {
