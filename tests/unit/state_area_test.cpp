@@ -203,6 +203,12 @@ TEST(StateArea, what_was_there_is_not_of_the_next_spare) {
   Pair pair(kBytes);
   const Uuid uuid = pair.open()->status().superblock.uuid;
   ASSERT_TRUE(pair.open()->state_area()->write(StateKind::scan, text("old")));
+  // Of a SPARE that was copied here, and formatted with another UUID since.
+  Uuid other = uuid;
+  other[0] ^= 1U;
+  StateArea foreign(pair.spare, DeviceOffset{pair.open()->layout().state_at},
+                    other, [] { return Status(); });
+  EXPECT_TRUE(read(foreign, StateKind::scan).empty());
   FormatRequest again;
   again.replace = uuid;
   again.uuid = uuid;
