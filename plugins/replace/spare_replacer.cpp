@@ -64,7 +64,7 @@ Status SpareReplacer::copy_slot(const Volume::SlotContent& slot) {
   const SlotNo number = slot.entry.slot();
   if (mirror_->lost()) return mirror_->why_lost();
   if (mirror_->holds(number)) return {};
-  const Status written =
+  Status written =
       next_->write(layout_.slot(number), slot.bytes, Durability::cached);
   if (!written) {
     mirror_->lose(written.error());

@@ -55,6 +55,7 @@ Status SpareReplaceWorld::open(const std::string& name) {
   SpareReplacer::Options options;
   options.spec = name;
   options.bound = bound_;
+  options.before_exchange = [this] { before_switch(); };
   replacer = std::make_unique<SpareReplacer>(*volume, notes.spare, opener,
                                              clock, sink, options);
   main_replacer->resume();

@@ -49,6 +49,8 @@ class SpareReplaceWorld {
 
   ManualClock clock;
   std::vector<std::string> log;
+  // Called when all is copied, before requests are kept out.
+  std::function<void()> before_switch = [] {};
   Error no_next;  // errnum not 0: the new disk cannot be opened
   // Declared so that the volume goes first.
   std::unique_ptr<Replacer> main_replacer;

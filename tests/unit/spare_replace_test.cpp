@@ -3,7 +3,9 @@
 // a restart finds, and disks that do not fit, are bad, or hang.
 #include <gtest/gtest.h>
 
+#include <atomic>
 #include <cerrno>
+#include <future>
 
 #include "plugins/remap/remap_move.hpp"
 #include "tests/fakes/spare_replace_fixture.hpp"
@@ -136,6 +138,54 @@ TEST(SpareReplace, what_clients_write_meanwhile_is_on_the_new_disk) {
   EXPECT_FALSE(rig.world.entry(31).remapped());
   EXPECT_TRUE(rig.world.entry(300).remapped());
   EXPECT_EQ(rig.world.volume->status().store.remapped, 52U);
+}
+
+// Contract C1: what is read after it failed is read after the switch too, even
+// if it fails when all seemed to be copied.
+TEST(SpareReplace, a_write_that_failed_is_not_on_the_new_disk_alone) {
+  SpareRig rig;
+  ASSERT_TRUE(rig.world.replacer->start("next", false));
+  int tries = 0;
+  rig.world.before_switch = [&] {
+    if (++tries != 1) return;
+    const auto rule = rig.spare.add_failing_call(FaultOp::write, ENODEV);
+    EXPECT_NE(rig.world.write(20 * kBlock, kBlock, 9), 0);
+    EXPECT_EQ(rig.spare.fired(rule), 1U);
+    EXPECT_TRUE(rig.world.holds(20 * kBlock, kBlock, 2));
+  };
+  ASSERT_TRUE(rig.world.run_to(ReplacePhase::done));
+  EXPECT_EQ(tries, 2);
+  EXPECT_TRUE(same_as_written(rig.world));
+}
+
+TEST(SpareReplace, two_writes_of_one_slot_at_once_leave_the_same_on_both) {
+  SpareRig rig;
+  ASSERT_TRUE(rig.world.replacer->start("next", false));
+  Barrier barrier;
+  std::atomic<int> writes{0};
+  rig.next.set_hook([&](const Operation& o) {
+    if (o.op == FaultOp::write && ++writes == 1) barrier.arrive_and_wait();
+  });
+  const auto writer = [&](std::uint64_t tag) {
+    return std::async(std::launch::async, [&rig, tag] {
+      return rig.world.write(20 * kBlock, kBlock, tag);
+    });
+  };
+  auto first = writer(5);
+  ASSERT_TRUE(barrier.wait_for_arrival());
+  auto second = writer(6);
+  // It would be done by then if nothing kept it.
+  (void)second.wait_for(std::chrono::milliseconds(300));
+  barrier.open();
+  EXPECT_EQ(first.get(), 0);
+  EXPECT_EQ(second.get(), 0);
+  rig.next.set_hook({});
+  std::vector<std::byte> old(kBlock);
+  std::vector<std::byte> next(kBlock);
+  const DeviceOffset at{rig.place(20)};
+  ASSERT_TRUE(rig.spare_disk_.read(at, old));
+  ASSERT_TRUE(rig.next_disk.read(at, next));
+  EXPECT_EQ(old, next);
 }
 
 // Never zeroes, and nobody else's bytes; mistake 18.
