@@ -41,42 +41,15 @@ Error MirrorBackend::why_lost() const {
   return why_;
 }
 
-Status MirrorBackend::take_turn(const Range& range) {
-  const auto until = std::chrono::steady_clock::now() + kTurn;
-  const auto overlaps = [&](const Range& other) {
-    return range.from < other.to && other.from < range.to;
-  };
-  MutexLock lock(mu_);
-  while (std::any_of(changing_.begin(), changing_.end(), overlaps))
-    if (!turn_ended_.wait_until(mu_, until))
-      return make_error(ETIMEDOUT,
-                        info_.name + ": another write there has not ended");
-  changing_.push_back(range);
-  return {};
-}
-
-void MirrorBackend::end_turn(const Range& range) {
-  MutexLock lock(mu_);
-  const auto it = std::find_if(
-      changing_.begin(), changing_.end(),
-      [&](const Range& other) { return other.from == range.from; });
-  *it = changing_.back();
-  changing_.pop_back();
-  turn_ended_.notify_all();
-}
-
 Status MirrorBackend::on_both(
     DeviceOffset offset, std::uint64_t length,
     const std::function<Status()>& here,
     const std::function<BoundedBackend::CallPtr()>& there) {
   if (length == 0) return {};
-  const Range range{offset.value, offset.value + length};
-  if (Status turn = take_turn(range); !turn) return turn;
-  struct Turn {
-    MirrorBackend& mirror;
-    const Range& range;
-    ~Turn() { mirror.end_turn(range); }
-  } turn{*this, range};
+  const auto turn = turns_.take(offset.value, length);
+  if (!turn)
+    return make_error(ETIMEDOUT,
+                      info_.name + ": another write there has not ended");
   Status status = map_->begin(offset.value, length);
   if (!status) {
     map_->end(offset.value, length, true);  // neither disk was written

@@ -14,10 +14,10 @@
 // Errors      The old disk's. EIO (class full) when a write had to be noted on
 //             SPARE first and could not be.
 // Threads     any, at once.
-// Waits       a change for those that overlap it, at most kTurn (ETIMEDOUT).
+// Waits       a change for those that overlap it, at most the bound of
+//             WriteTurns (ETIMEDOUT).
 
 #include <atomic>
-#include <chrono>
 #include <functional>
 #include <memory>
 #include <vector>
@@ -26,13 +26,12 @@
 #include "plugins/backend/bounded_backend.hpp"
 #include "plugins/base/mutex.hpp"
 #include "plugins/replace/copy_map.hpp"
+#include "plugins/replace/write_turns.hpp"
 
 namespace nbd_remap {
 
 class MirrorBackend final : public Backend {
  public:
-  static constexpr std::chrono::milliseconds kTurn{30'000};
-
   // on_loss: called once, from any thread; does not block. next: null where
   // it cannot be had; then it is lost from the beginning.
   MirrorBackend(std::unique_ptr<Backend> present,
@@ -73,24 +72,16 @@ class MirrorBackend final : public Backend {
                  const std::function<Status()>& here,
                  const std::function<BoundedBackend::CallPtr()>& there);
 
-  struct Range {
-    std::uint64_t from = 0;
-    std::uint64_t to = 0;
-  };
-  Status take_turn(const Range& range);
-  void end_turn(const Range& range);
-
   std::unique_ptr<Backend> present_;
   const std::shared_ptr<BoundedBackend> next_;
   const std::shared_ptr<CopyMap> map_;
   const std::function<void()> on_loss_;
   BackendInfo info_;
+  WriteTurns turns_;
   std::atomic<bool> lost_{false};
   std::atomic<bool> both_{false};
   mutable Mutex mu_;
   Error why_ GUARDED_BY(mu_);
-  CondVar turn_ended_;
-  std::vector<Range> changing_ GUARDED_BY(mu_);  // no two overlap
 };
 
 }  // namespace nbd_remap

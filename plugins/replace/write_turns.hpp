@@ -24,7 +24,7 @@ class WriteTurns {
   };
 
  public:
-  static constexpr std::chrono::seconds kBound{60};
+  static constexpr std::chrono::seconds kBound{30};
 
   class Turn {
    public:

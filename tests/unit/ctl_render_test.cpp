@@ -109,12 +109,14 @@ TEST(CtlRender, what_is_bad_is_said) {
   v["main"]["failed"] = true;
   v["read_only"] = true;
   v["quiesced"] = true;
+  v["activity"] = "MAIN is being replaced by /dev/sdd, 12 % done";
   v["spare"] = nullptr;
   const auto text = render_volume(v);
   ASSERT_TRUE(text) << text.error().text();
   for (const char* words : {"direct I/O, FAILED\n", "Breaker   open: MAIN as",
                             "Flush     IN DOUBT: ", "bytes, read-only\n",
-                            "SPARE     missing\n", "Quiesced  requests wait"})
+                            "SPARE     missing\n", "Quiesced  requests wait",
+                            "Replace   MAIN is being replaced by /dev/sdd"})
     EXPECT_NE(text->find(words), std::string::npos) << words << "\n" << *text;
 }
 

@@ -117,6 +117,19 @@ TEST(HealthReport, a_sound_volume_has_all_points_and_nothing_to_do) {
   EXPECT_EQ(weights, 100U);
 }
 
+TEST(HealthReport, what_is_being_done_to_its_disks_is_said_first) {
+  VolumeStatus status = sound();
+  status.activity = "SPARE is being replaced by /dev/sdd, 12 % done";
+  EXPECT_EQ(
+      report_health(status, {}, kNow).sentence,
+      "SPARE is being replaced by /dev/sdd, 12 % done. Else all is well.");
+  EXPECT_FALSE(report_health(status, {}, kNow).alert);
+  status.store.pending = 1;
+  const std::string sentence = report_health(status, {}, kNow).sentence;
+  EXPECT_TRUE(sentence.starts_with("SPARE is being")) << sentence;
+  EXPECT_NE(sentence.find("unreadable sectors"), std::string::npos) << sentence;
+}
+
 TEST(HealthReport, each_part_loses_by_its_own_table) {
   struct Case {
     const char* part;
