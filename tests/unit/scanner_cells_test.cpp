@@ -58,6 +58,24 @@ TEST_F(ScannerCells, cells_show_the_worst_of_their_regions) {
   }
 }
 
+// A region of the larger volume is as many of the old ones as it holds.
+TEST_F(ScannerCells, errors_stay_where_they_were_when_the_volume_grows) {
+  make();
+  ScanState before = state();
+  const std::uint64_t at = 100 * kMiB;
+  for (const std::uint64_t i : {0U, 1U})
+    before.regions[at / region_bytes_for(before.size) + i].errors = 3;
+  before.regions[0].scanned_at = 7;
+  const std::uint64_t larger = 8 * before.size;
+  const auto after = unpack_scan_state(pack_scan_state(before), larger, kBlock);
+  ASSERT_TRUE(after);
+  EXPECT_EQ(after->regions[at / region_bytes_for(larger)].errors, 6U);
+  EXPECT_EQ(after->regions[0].scanned_at, 0U) << "not as a whole";
+  std::uint64_t all = 0;
+  for (const RegionRecord& r : after->regions) all += r.errors;
+  EXPECT_EQ(all, 6U);
+}
+
 TEST_F(ScannerCells, an_error_that_a_client_met_counts_once) {
   make();
   volume.counts().count(VolumeOffset{5 * kMiB}, RegionCounts::error);
