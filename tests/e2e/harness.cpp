@@ -29,6 +29,9 @@ using std::chrono::steady_clock;
 
 namespace {
 
+// One that refuses ends; the others may be valgrind's.
+constexpr auto kStartBound = 180s;
+
 const char* variable(const char* name) {
   return std::getenv(name);  // NOLINT(concurrency-mt-unsafe)
 }
@@ -186,9 +189,12 @@ bool Server::try_start() {
   child_ = std::make_unique<Child>(all, nbdkit_environment());
   // The pid is written before the plugin starts, so that does not tell; a
   // connection is answered once it has.
-  eventually([&] {
-    return !child_->running() || (fs::exists(pid_file_) && fs::exists(socket_));
-  });
+  eventually(
+      [&] {
+        return !child_->running() ||
+               (fs::exists(pid_file_) && fs::exists(socket_));
+      },
+      kStartBound);
   if (!child_->running()) return false;
   nbd_handle* nbd = nbd_create();
   const bool answered = nbd_connect_unix(nbd, socket_.c_str()) == 0;

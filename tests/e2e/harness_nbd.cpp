@@ -16,7 +16,8 @@ Words join(Words words, const Words& more) {
 
 HttpResponse ask_socket(const std::string& socket, const std::string& method,
                         const std::string& path, const std::string& body) {
-  auto response = http_request(socket, method, path, body);
+  auto response =
+      http_request(socket, method, path, body, {std::chrono::seconds(30)});
   if (!response) throw std::runtime_error(response.error().text());
   return *response;
 }
