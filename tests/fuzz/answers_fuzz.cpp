@@ -26,6 +26,9 @@
 #include "server/ctl_map.hpp"
 #include "server/ctl_map_text.hpp"
 #include "server/ctl_render.hpp"
+#include "server/ctl_render_health.hpp"
+#include "server/ctl_replace.hpp"
+#include "server/smart_report.hpp"
 #include "tests/fuzz/fuzz_input.hpp"
 #include "tests/fuzz/fuzz_targets.hpp"
 
@@ -187,6 +190,8 @@ void render_one(FuzzInput& in, std::uint64_t who) {
   const auto answer = parse_answer(body);
   if (!answer) return refused(answer.error());
   check_json(*answer);
+  if (who >= 120) return check(render_replace("disk", *answer));
+  if (who >= 112) return check(render_acknowledge("disk", *answer));
   switch (who % 7) {
     case 0:
       return check(render_health(*answer));
@@ -205,11 +210,30 @@ void render_one(FuzzInput& in, std::uint64_t who) {
   }
 }
 
+// What a drive says of itself, through smartctl, is no less hostile.
+void drive_report(FuzzInput& in) {
+  const auto report = parse_smart(in.rest_text(), "drive");
+  if (!report) {
+    refused(report.error());
+    require(report.error().error_class == ErrorClass::caller,
+            "the report is to blame");
+    return;
+  }
+  require(report->lbas.size() <= kMaxSmartLbas, "places are bounded");
+  for (const std::uint64_t lba : report->lbas)
+    require(report->blocks == 0 || lba < report->blocks,
+            "a place is on the disk");
+  for (const auto& count : {report->pending, report->reallocated})
+    require(!count || report->blocks == 0 || *count <= report->blocks,
+            "no more bad places than places");
+}
+
 }  // namespace
 
 void fuzz_answers(ConstBytes input) {
   FuzzInput in(input);
   const auto who = in.number(1);
+  if (who >= 104 && who < 112) return drive_report(in);
   if (who < 128) return render_one(in, who);
   over_a_socket(in, who >= 192);
 }

@@ -35,6 +35,8 @@ void try_superblock(std::vector<std::byte> bytes) {
   const auto first = unpack_superblock(bytes);
   if (!first) return refused(first.error());
   require(is_possible(first->layout), "a layout follows from its sizes");
+  require(first->copy == CopyIndex::head || first->copy == CopyIndex::tail,
+          "a copy is one of two");
   std::vector<std::byte> again(kSuperblockBytes);
   pack_superblock(*first, again);
   const auto second = unpack_superblock(again);
@@ -48,6 +50,7 @@ void try_superblock(std::vector<std::byte> bytes) {
               second->copy == first->copy &&
               second->copies_in_step == first->copies_in_step &&
               second->main_bytes == first->main_bytes &&
+              second->main_disk_bytes == first->main_disk_bytes &&
               second->growing_to_bytes == first->growing_to_bytes &&
               second->created_unix_seconds == first->created_unix_seconds &&
               second->main_identity == first->main_identity &&

@@ -147,8 +147,11 @@ void try_uris(FuzzInput in) {
   const std::string name = nbd_display_name(a);
   require(plain(name), "a name for people is printable");
   const std::string identity = nbd_identity(a);
-  require(identity.size() <= kMaxNbdIdentityBytes && plain(identity.substr(4)),
-          "an identity fits");
+  require(identity.size() <= kMaxNbdIdentityBytes, "an identity fits");
+  std::string words = identity;  // "nbd ", and one that is cut has one more
+  std::erase(words, ' ');
+  require(plain(words) && identity.starts_with("nbd "),
+          "an identity is printable");
   if (const Status fine = check_nbd_uri(a); !fine) refused(fine.error());
   static_cast<void>(nbd_tls_files(a));
   require(same_nbd_export(a, a), "an export is itself");
