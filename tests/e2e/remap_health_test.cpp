@@ -168,7 +168,7 @@ TEST_F(RemapHealth, a_small_spare_says_that_it_keeps_nothing) {
 
 TEST_F(RemapHealth, a_paused_scan_reads_the_places_when_it_goes_on) {
   start();
-  ctl_json({"scan", "start", "--plan=range:9M+1M", "--rate=32K"});
+  ctl_json({"scan", "start", "--plan=range:11M+1M", "--rate=32K"});
   EXPECT_EQ(ctl_json({"scan", "pause"})["state"], "paused");
   const Ended done =
       seed({"--smart-json=" + fixture("ata-small-partition.json"), kPartition});
