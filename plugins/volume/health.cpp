@@ -60,19 +60,25 @@ Health assess_health(const VolumeStatus& s) {
           "one copy of the metadata is out of use");
     if (slots.retired != 0)
       add(HealthState::degraded, "retired",
-          fmt::format("SPARE has bad places: {} slots are retired",
-                      slots.retired),
+          fmt::format("SPARE has bad places: {} retired",
+                      slots.retired == 1
+                          ? "1 slot is"
+                          : fmt::format("{} slots are", slots.retired)),
           slots.retired);
     if (s.store.pending != 0)
       add(HealthState::degraded, "pending",
-          fmt::format("{} blocks have unreadable sectors until they are "
-                      "written again",
-                      s.store.pending),
+          s.store.pending == 1
+              ? "1 block has unreadable sectors until it is written again"
+              : fmt::format("{} blocks have unreadable sectors until they are "
+                            "written again",
+                            s.store.pending),
           s.store.pending);
     if (s.store.remapped != 0)
       add(HealthState::degraded, "remapped",
-          fmt::format("{} blocks of MAIN are bad and live on SPARE",
-                      s.store.remapped),
+          s.store.remapped == 1
+              ? "1 block of MAIN is bad and lives on SPARE"
+              : fmt::format("{} blocks of MAIN are bad and live on SPARE",
+                            s.store.remapped),
           // A pending block that is remapped is no news of MAIN.
           s.store.remapped + s.store.pending);
   }

@@ -126,8 +126,7 @@ TEST_F(RemapHealth, what_is_acknowledged_is_quiet_until_it_is_worse) {
   EXPECT_EQ(disk_->fired("read") > 0, true);
   Ended told = ctl({"health"});
   EXPECT_EQ(told.code, 1);
-  EXPECT_NE(told.out.find("1 blocks have unreadable sectors"),
-            std::string::npos)
+  EXPECT_NE(told.out.find("1 block has unreadable sectors"), std::string::npos)
       << told.out;
   EXPECT_NE(told.out.find("map explain"), std::string::npos) << told.out;
   const json known = ctl_json({"volume", "acknowledge"});
