@@ -4,6 +4,7 @@
 
 #include <gtest/gtest.h>
 
+#include <cstdio>
 #include <filesystem>
 #include <random>
 #include <thread>
@@ -316,7 +317,10 @@ TEST_F(RemapReplaceWords, a_server_that_is_stopped_goes_on_where_it_was) {
   ASSERT_EQ(ctl(*volume_, {"volume", "replace", slow.uri()}).code, 0);
   EXPECT_TRUE(
       eventually([&] { return status(*volume_)["copied_bytes"] >= 2 * kMiB; }));
-  EXPECT_EQ(volume_->stop().code, 0);
+  const Ended stopped = volume_->stop();
+  EXPECT_EQ(stopped.code, 0);
+  EXPECT_LT(stopped.took, 5s);
+  std::printf("stopped in %ld ms\n", static_cast<long>(stopped.took.count()));
   volume_->start();
   const json now = status(*volume_);
   EXPECT_EQ(now["phase"], "copying");
