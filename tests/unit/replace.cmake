@@ -6,5 +6,6 @@ add_unit_test(replace_test
   SOURCES replace_crash_test.cpp replace_faults_test.cpp replace_test.cpp
   DEPS replace_fixture)
 add_unit_test(spare_replace_test
-  SOURCES spare_replace_crash_test.cpp spare_replace_test.cpp
+  SOURCES spare_replace_crash_test.cpp spare_replace_faults_test.cpp
+    spare_replace_test.cpp
   DEPS replace_fixture)
