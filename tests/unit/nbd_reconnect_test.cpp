@@ -21,11 +21,7 @@ using std::chrono::milliseconds;
 using std::chrono::seconds;
 using std::chrono::steady_clock;
 
-constexpr std::uint32_t kNbdEio = 5;
 constexpr std::uint16_t kWrite = 1;
-constexpr std::uint16_t kFlush = 3;
-
-// A backend with a log and counters that a test can look at.
 
 TEST(NbdReconnect, a_request_waits_for_a_server_that_comes_back) {
   LossyServer server(1 << 20);
