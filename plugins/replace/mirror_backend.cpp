@@ -7,15 +7,15 @@
 
 namespace nbd_remap {
 
-MirrorBackend::MirrorBackend(std::unique_ptr<Backend> present,
+MirrorBackend::MirrorBackend(std::unique_ptr<Backend>&& present,
                              std::shared_ptr<BoundedBackend> next,
                              std::shared_ptr<CopyMap> map,
                              std::function<void()> on_loss)
-    : present_(std::move(present)),
-      next_(std::move(next)),
+    : next_(std::move(next)),
       map_(std::move(map)),
       on_loss_(std::move(on_loss)),
-      info_(present_->info()) {
+      info_(present->info()),
+      present_(std::move(present)) {
   if (!next_) {
     lost_ = true;
     return;

@@ -32,9 +32,10 @@ namespace nbd_remap {
 
 class MirrorBackend final : public Backend {
  public:
+  // present: left alone if this throws.
   // on_loss: called once, from any thread; does not block. next: null where
   // it cannot be had; then it is lost from the beginning.
-  MirrorBackend(std::unique_ptr<Backend> present,
+  MirrorBackend(std::unique_ptr<Backend>&& present,
                 std::shared_ptr<BoundedBackend> next,
                 std::shared_ptr<CopyMap> map, std::function<void()> on_loss);
 
@@ -45,7 +46,8 @@ class MirrorBackend final : public Backend {
   void must_have_both(bool on) { both_ = on; }
   // Only the new one. Once lost: its error.
   Status flush_next();
-  std::unique_ptr<Backend> take_present() { return std::move(present_); }
+  // To be taken out, when this is to be destroyed.
+  std::unique_ptr<Backend>& present() { return present_; }
 
   const BackendInfo& info() const override { return info_; }
   Status read(DeviceOffset offset, Bytes buffer) override {
@@ -72,7 +74,6 @@ class MirrorBackend final : public Backend {
                  const std::function<Status()>& here,
                  const std::function<BoundedBackend::CallPtr()>& there);
 
-  std::unique_ptr<Backend> present_;
   const std::shared_ptr<BoundedBackend> next_;
   const std::shared_ptr<CopyMap> map_;
   const std::function<void()> on_loss_;
@@ -82,6 +83,7 @@ class MirrorBackend final : public Backend {
   std::atomic<bool> both_{false};
   mutable Mutex mu_;
   Error why_ GUARDED_BY(mu_);
+  std::unique_ptr<Backend> present_;
 };
 
 }  // namespace nbd_remap

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <new>
 #include <utility>
 
 #include "plugins/base/tool_text.hpp"
@@ -43,21 +44,30 @@ Status Replacer::start(const std::string& spec, bool force) {
     MutexLock state_lock(mu_);
     before = std::exchange(state_, state);
   }
-  auto map = new_map({});
-  Status status = map->save_all();
-  if (status) status = attach(std::move(*opened), map);
+  Status status;
+  try {
+    auto map = new_map({});
+    status = map->save_all();
+    if (status) status = attach(std::move(*opened), map);
+  } catch (const std::bad_alloc&) {
+    status = refusal(ENOMEM, spec);
+  }
   if (!status) {
     MutexLock state_lock(mu_);
-    state_ = before;
+    state_ = std::move(before);
   }
   // What was noted is not to be taken up by the next server.
   if (!status) {
     (void)save({}, true);
     return status;
   }
-  tell(LogLevel::info,
-       fmt::format("{} is being replaced by {}", state.old, state.next));
   wake();
+  try {
+    tell(LogLevel::info,
+         fmt::format("{} is being replaced by {}", state.old, state.next));
+  } catch (const std::bad_alloc&) {
+    // It is, whether it can be told or not.
+  }
   return {};
 }
 
@@ -129,11 +139,8 @@ Status Replacer::attach(NewDisk opened, std::shared_ptr<CopyMap> map) {
   Status status =
       volume_.alone(kDrain, [&](Disk& main) REQUIRES(work_mu_) -> Status {
         main.exchange(
-            [&](std::unique_ptr<Backend> present) REQUIRES(work_mu_) {
-              if (mirror_ != nullptr) {
-                auto mirror = std::move(present);
-                present = mirror_->take_present();
-              }
+            [&](std::unique_ptr<Backend>& disk) REQUIRES(work_mu_) {
+              auto& present = mirror_ == nullptr ? disk : mirror_->present();
               auto mirror = std::make_unique<MirrorBackend>(
                   std::move(present), next, map, [this] { wake(); });
               mirror_ = mirror.get();

@@ -46,9 +46,10 @@ std::chrono::milliseconds Replacer::switch_step() {
           return ready;
         }
         main.exchange(
-            [&](std::unique_ptr<Backend> present) REQUIRES(work_mu_) {
+            [&](std::unique_ptr<Backend>& present) REQUIRES(work_mu_) {
+              auto next = clip(next_->release(), volume_.size());
               old = std::move(present);
-              return clip(next_->release(), volume_.size());
+              return next;
             },
             true, next_counters_);
         return {};
@@ -161,8 +162,8 @@ bool Replacer::detach() {
   const Status status =
       volume_.alone(kDrain, [&](Disk& main) REQUIRES(work_mu_) -> Status {
         main.exchange(
-            [&](std::unique_ptr<Backend> present) REQUIRES(work_mu_) {
-              auto was = mirror_->take_present();
+            [&](std::unique_ptr<Backend>& present) REQUIRES(work_mu_) {
+              auto was = std::move(mirror_->present());
               present.reset();
               return was;
             },

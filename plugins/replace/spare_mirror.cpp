@@ -7,15 +7,15 @@
 
 namespace nbd_remap {
 
-SpareMirror::SpareMirror(std::unique_ptr<Backend> present,
+SpareMirror::SpareMirror(std::unique_ptr<Backend>&& present,
                          std::shared_ptr<BoundedBackend> next,
                          const Layout& layout, std::function<void()> on_loss)
-    : present_(std::move(present)),
-      next_(std::move(next)),
+    : next_(std::move(next)),
       layout_(layout),
       on_loss_(std::move(on_loss)),
-      info_(present_->info()),
-      holds_(layout.slot_end()) {
+      info_(present->info()),
+      holds_(layout.slot_end()),
+      present_(std::move(present)) {
   // What the volume sends must fit both.
   info_.logical_block_bytes =
       std::max(info_.logical_block_bytes, next_->info().logical_block_bytes);

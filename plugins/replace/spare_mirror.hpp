@@ -30,8 +30,9 @@ namespace nbd_remap {
 
 class SpareMirror final : public Backend {
  public:
+  // present: left alone if this throws.
   // on_loss: called once, from any thread; does not block.
-  SpareMirror(std::unique_ptr<Backend> present,
+  SpareMirror(std::unique_ptr<Backend>&& present,
               std::shared_ptr<BoundedBackend> next, const Layout& layout,
               std::function<void()> on_loss);
 
@@ -43,7 +44,8 @@ class SpareMirror final : public Backend {
   bool lost() const { return lost_; }
   Error why_lost() const;
   void must_have_both(bool on) { both_ = on; }
-  std::unique_ptr<Backend> take_present() { return std::move(present_); }
+  // To be taken out, when this is to be destroyed.
+  std::unique_ptr<Backend>& present() { return present_; }
 
   const BackendInfo& info() const override { return info_; }
   Status read(DeviceOffset offset, Bytes buffer) override {
@@ -72,7 +74,6 @@ class SpareMirror final : public Backend {
                  const std::function<BoundedBackend::CallPtr()>& there);
   void note(std::uint64_t offset, std::uint64_t length, bool both);
 
-  std::unique_ptr<Backend> present_;
   const std::shared_ptr<BoundedBackend> next_;
   const Layout layout_;
   const std::function<void()> on_loss_;
@@ -84,6 +85,7 @@ class SpareMirror final : public Backend {
   Error why_ GUARDED_BY(mu_);
   std::vector<bool> holds_ GUARDED_BY(mu_);
   std::map<std::uint64_t, std::uint64_t> lost_sectors_ GUARDED_BY(mu_);
+  std::unique_ptr<Backend> present_;
 };
 
 }  // namespace nbd_remap

@@ -116,7 +116,7 @@ std::chrono::milliseconds SpareReplacer::switch_step() {
         };
         request.exchange = [&]() REQUIRES(work_mu_) {
           spare.exchange(
-              [&](std::unique_ptr<Backend> present) REQUIRES(work_mu_) {
+              [&](std::unique_ptr<Backend>& present) REQUIRES(work_mu_) {
                 old = std::move(present);
                 mirror_ = nullptr;
                 return next_->release();
@@ -208,9 +208,9 @@ bool SpareReplacer::detach() {
   const Status status = volume_.alone_with_spare(
       kDrain, [&](Disk& spare, RemapStore&) REQUIRES(work_mu_) -> Status {
         spare.exchange(
-            [&](std::unique_ptr<Backend> present) REQUIRES(work_mu_) {
+            [&](std::unique_ptr<Backend>& present) REQUIRES(work_mu_) {
               mirror = std::move(present);
-              return mirror_->take_present();
+              return std::move(mirror_->present());
             },
             false, nullptr);
         return {};

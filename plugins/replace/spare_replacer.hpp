@@ -112,7 +112,7 @@ class SpareReplacer {
   void tell(LogLevel level, const std::string& text);
   ReplaceState state() const;
   ReplaceState ended(ReplacePhase phase, const std::string& reason) const;
-  void set_state(const ReplaceState& state);
+  void set_state(ReplaceState state);
   void wake();
   void work();
 

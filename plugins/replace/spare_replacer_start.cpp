@@ -98,8 +98,12 @@ Status SpareReplacer::start(const std::string& spec, bool force) {
   state.old_identity = bound.spare_identity;
   if (Status begun = begin(std::move(*opened), state, true, force); !begun)
     return begun;
-  tell(LogLevel::info,
-       fmt::format("SPARE {} is being replaced by {}", state.old, state.next));
+  try {
+    tell(LogLevel::info, fmt::format("SPARE {} is being replaced by {}",
+                                     state.old, state.next));
+  } catch (const std::bad_alloc&) {
+    // It is, whether it can be told or not.
+  }
   return {};
 }
 
@@ -181,24 +185,29 @@ Status SpareReplacer::begin(NewDisk opened, const ReplaceState& wanted,
   Status status = checked ? check_empty(*next, force) : Status();
   if (!status) return status;
   const ReplaceState before = state();
+  ReplaceState begun = wanted;
   if (status = note(wanted); !status) return status;
   next_ = next;
   counters_ = std::move(opened.counters);
   adopted_ = std::move(opened.adopted);
-  status = prepare_candidate(*next, layout_);
-  if (status)
-    status = volume_.alone_with_spare(
-        kDrain, [&](Disk& spare, RemapStore&) REQUIRES(work_mu_) -> Status {
-          spare.exchange(
-              [&](std::unique_ptr<Backend> present) REQUIRES(work_mu_) {
-                auto mirror = std::make_unique<SpareMirror>(
-                    std::move(present), next, layout_, [this] { wake(); });
-                mirror_ = mirror.get();
-                return mirror;
-              },
-              false, nullptr);
-          return {};
-        });
+  try {
+    status = prepare_candidate(*next, layout_);
+    if (status)
+      status = volume_.alone_with_spare(
+          kDrain, [&](Disk& spare, RemapStore&) REQUIRES(work_mu_) -> Status {
+            spare.exchange(
+                [&](std::unique_ptr<Backend>& present) REQUIRES(work_mu_) {
+                  auto mirror = std::make_unique<SpareMirror>(
+                      std::move(present), next, layout_, [this] { wake(); });
+                  mirror_ = mirror.get();
+                  return mirror;
+                },
+                false, nullptr);
+            return {};
+          });
+  } catch (const std::bad_alloc&) {
+    status = refuse_spare(ENOMEM, wanted.next);
+  }
   if (!status) {
     drop_next();
     // What was noted is not to be taken up by the next server.
@@ -206,7 +215,7 @@ Status SpareReplacer::begin(NewDisk opened, const ReplaceState& wanted,
     return status;
   }
   cursor_ = BlockNo{0};
-  set_state(wanted);
+  set_state(std::move(begun));
   {
     MutexLock lock(mu_);
     copied_bytes_ = lost_sectors_ = read_errors_ = 0;
@@ -327,9 +336,9 @@ ReplaceState SpareReplacer::ended(ReplacePhase phase,
   return out;
 }
 
-void SpareReplacer::set_state(const ReplaceState& state) {
+void SpareReplacer::set_state(ReplaceState state) {
   MutexLock lock(mu_);
-  state_ = state;
+  state_ = std::move(state);
   waits_for_.clear();
 }
 

@@ -16,10 +16,10 @@ Disk::Disk(std::unique_ptr<Backend> backend,
 }
 
 void Disk::exchange(const std::function<std::unique_ptr<Backend>(
-                        std::unique_ptr<Backend> present)>& make,
+                        std::unique_ptr<Backend>& present)>& make,
                     bool afresh,
                     std::shared_ptr<const RemoteCounters> counters) {
-  backend_ = make(std::move(backend_));
+  backend_ = make(backend_);
   if (!afresh) counters = faces_.back()->counters;
   try {
     faces_.push_back(std::make_unique<const Face>(

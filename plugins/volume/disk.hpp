@@ -48,13 +48,13 @@ class Disk final : public Backend {
   Result<std::uint64_t> grow() override;
 
   // Puts what make() returns in the place of the present backend, which make()
-  // is given; does not throw unless make() does. afresh: it is another disk, of
-  // which nothing is known: counters begin anew, and counters are those of its
-  // link.
+  // takes, last of all: if it throws, nothing has changed. Does not throw
+  // unless make() does. afresh: it is another disk, of which nothing is known:
+  // counters begin anew, and counters are those of its link.
   // REQUIRES: no other call but those that only look (info, size, link,
   // in_doubt, errors) is under way; the new one has the same size, or afresh.
   void exchange(const std::function<std::unique_ptr<Backend>(
-                    std::unique_ptr<Backend> present)>& make,
+                    std::unique_ptr<Backend>& present)>& make,
                 bool afresh, std::shared_ptr<const RemoteCounters> counters);
 
   // At opening, or what grow() answered last.

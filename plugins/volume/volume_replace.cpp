@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <new>
 #include <utility>
 
 #include "plugins/base/aligned_buffer.hpp"
@@ -127,7 +128,11 @@ Status Volume::alone(std::chrono::milliseconds drain,
                      const std::function<Status(Disk& main)>& change) {
   if (Status held = hold_gate(drain); !held) return held;
   const HeldGate release{gate_};
-  return change(*main_);
+  try {
+    return change(*main_);
+  } catch (const std::bad_alloc&) {
+    return make_error(ErrorClass::caller, ENOMEM, "volume");
+  }
 }
 
 Status Volume::set_main(const std::string& identity, std::uint64_t disk_bytes) {

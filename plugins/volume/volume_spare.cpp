@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: BSD-3-Clause
 // What a Volume offers to a disk that is to take SPARE's place.
 #include <algorithm>
+#include <cerrno>
+#include <new>
 #include <utility>
 
 #include "plugins/base/aligned_buffer.hpp"
@@ -49,7 +51,11 @@ Status Volume::alone_with_spare(
       if (area != nullptr) area->release();
     }
   } const held_notes{notes};
-  return change(*spare_, *store_);
+  try {
+    return change(*spare_, *store_);
+  } catch (const std::bad_alloc&) {
+    return make_error(ErrorClass::caller, ENOMEM, "volume");
+  }
 }
 
 }  // namespace nbd_remap
