@@ -25,6 +25,7 @@
 #include "plugins/baddisk/control.hpp"
 #include "plugins/baddisk/parameters.hpp"
 #include "plugins/base/build_id.hpp"
+#include "plugins/base/tool_text.hpp"
 #include "plugins/wire/http_server.hpp"
 
 namespace {
@@ -44,19 +45,19 @@ struct PluginState {
 std::unique_ptr<PluginState> state;  // NOLINT
 
 int fail(const Error& error) {
-  nbdkit_error("%s", error.text().c_str());
+  nbdkit_error("%s", printable(error.text()).c_str());
   nbdkit_set_error(nbd_errno(error));
   return -1;
 }
 
 // For the words of the command line, where errno and class say nothing more.
 int refuse(const Error& error) {
-  nbdkit_error("baddisk: %s", error.place.c_str());
+  nbdkit_error("baddisk: %s", printable(error.place).c_str());
   return -1;
 }
 
 int refuse_control(const Error& error) {
-  nbdkit_error("baddisk: control=: %s", error.text().c_str());
+  nbdkit_error("baddisk: control=: %s", printable(error.text()).c_str());
   return -1;
 }
 
@@ -169,7 +170,7 @@ int open_disk() {
                     p.file)));
   auto backend = open_backend(p.file, options);
   if (!backend) {
-    nbdkit_error("baddisk: file=%s", backend.error().text().c_str());
+    nbdkit_error("baddisk: file=%s", printable(backend.error().text()).c_str());
     return -1;
   }
   BadDiskOptions disk_options;

@@ -119,14 +119,14 @@ void lay_out_anew(ScanState& s, std::uint64_t size) {
   const std::uint64_t now = region_bytes_for(size);
   s.size = size;
   if (was == now) return;
-  std::array<RegionRecord, kRegions> fresh{};
+  std::vector<RegionRecord> fresh(kRegions);
   for (std::size_t i = 0; i < kRegions; ++i) {
     const std::uint64_t to = i * was / now;
     if (to >= kRegions) break;
     fresh[to].errors += s.regions[i].errors;
     fresh[to].retries += s.regions[i].retries;
   }
-  s.regions = fresh;
+  s.regions = std::move(fresh);
 }
 
 }  // namespace

@@ -4,7 +4,6 @@
 // area of SPARE (kind scan). Bytes are hostile: unpack answers or refuses, and
 // then the scanner begins as on the first day.
 
-#include <array>
 #include <cstdint>
 #include <map>
 #include <optional>
@@ -77,8 +76,9 @@ struct ScanState {
   std::uint64_t budget_hour = 0;  // unix seconds when it began
   std::uint64_t budget_used = 0;
   std::map<BlockNo, Watch> watches;
-  std::uint64_t size = 0;  // of the volume that regions are of
-  std::array<RegionRecord, kRegions> regions{};
+  std::uint64_t size = 0;              // of the volume that regions are of
+  std::vector<RegionRecord> regions =  // kRegions
+      std::vector<RegionRecord>(kRegions);
   // Of all regions; 0: nothing is pending.
   std::uint64_t next_retest() const;
   friend bool operator==(const ScanState&, const ScanState&) = default;

@@ -245,6 +245,8 @@ TEST_F(Baddisk, what_cannot_be_is_refused_in_one_line_and_nothing_is_touched) {
            Case{{free, "write-cache=1"}, "write-cache=1"},
            Case{{free, "die-after=x"}, "die-after=x"},
            Case{{free, "size=1M"}, "size=1M"},
+           Case{{free, "mode=all\nall is well"}, "mode=all\\nall is well"},
+           Case{{folder_ + "/no\nne"}, "file=" + folder_ + "/no\\nne"},
            Case{{free, "control=" + precious}, "control=: socket " + precious},
            Case{{free, "control=" + control_}, "a running server answers"},
            Case{{free, "control=" + folder_ + "/no/s"}, folder_ + "/no/"},

@@ -3,6 +3,7 @@
 
 #include <dlfcn.h>
 #include <pthread.h>
+#include <sys/mman.h>
 
 #include <array>
 #include <cerrno>
@@ -21,6 +22,7 @@ namespace nbd_remap {
 namespace {
 
 constexpr std::size_t kStackBytes = 512 << 10;
+constexpr std::size_t kGuardBytes = 64 << 10;
 Fibers* existing_now = nullptr;
 std::uint64_t device_state = 0;
 // steady_clock in this program, in ns: it goes on only when nothing else can.
@@ -57,6 +59,26 @@ Fibers::~Fibers() {
 }
 
 Fibers* Fibers::existing() { return existing_now; }
+class Fibers::Stack {
+ public:
+  Stack()
+      : mapped_(::mmap(nullptr, kGuardBytes + kStackBytes,
+                       PROT_READ | PROT_WRITE,
+                       MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0)) {
+    if (mapped_ == MAP_FAILED || ::mprotect(mapped_, kGuardBytes, PROT_NONE))
+      give_up("no stack");
+  }
+  ~Stack() { ::munmap(mapped_, kGuardBytes + kStackBytes); }
+  Stack(const Stack&) = delete;
+  Stack& operator=(const Stack&) = delete;
+  std::byte* lowest() const {
+    return static_cast<std::byte*>(mapped_) + kGuardBytes;
+  }
+
+ private:
+  void* const mapped_;
+};
+
 unsigned Fibers::current() { return existing_now ? existing_now->current_ : 0; }
 Fibers::Fiber& Fibers::fiber() { return fibers_[current_]; }
 
@@ -70,13 +92,13 @@ void Fibers::fault(const std::string& words) {
 
 void Fibers::make(Fiber& f, std::function<void()> body) {
   if (!f.stack) {
-    f.stack = std::make_unique_for_overwrite<std::byte[]>(kStackBytes);
+    f.stack = std::make_unique<Stack>();
 #if defined(__SANITIZE_THREAD__)
     f.shadow = __tsan_create_fiber(0);
 #endif
   }
   if (::getcontext(&f.context) != 0) give_up("getcontext");
-  f.context.uc_stack.ss_sp = f.stack.get();
+  f.context.uc_stack.ss_sp = f.stack->lowest();
   f.context.uc_stack.ss_size = kStackBytes;
   f.context.uc_link = nullptr;
   ::makecontext(&f.context, &Fibers::entry, 0);

@@ -72,6 +72,8 @@ class Fibers {
 
  private:
   enum class State { ready, waiting, ended };
+  // Below it lies a page that nobody can touch.
+  class Stack;
   struct Fiber {
     ucontext_t context{};
     std::function<void()> body;
@@ -82,7 +84,7 @@ class Fibers {
     bool taken = false;  // a thread that nobody has joined
     int mutexes = 0;
     int may_hold = 0;
-    std::unique_ptr<std::byte[]> stack;
+    std::unique_ptr<Stack> stack;
     void* shadow = nullptr;  // the sanitizer's
   };
 
