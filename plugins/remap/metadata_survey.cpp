@@ -13,7 +13,7 @@
 namespace nbd_remap {
 namespace {
 
-Status read_superblocks(Backend& spare, SpareSize sizes,
+Status read_superblocks(Backend& spare, SpareSize sizes, std::uint64_t bytes,
                         MetadataSurvey& survey) {
   bool blank = true;
   std::string words;
@@ -21,7 +21,7 @@ Status read_superblocks(Backend& spare, SpareSize sizes,
   for (CopyIndex c : kCopies) {
     CopySurvey& copy = survey.copies[static_cast<std::size_t>(c)];
     AlignedBuffer block(kSuperblockBytes);
-    DeviceOffset at = superblock_place(spare.info().size_bytes, c);
+    DeviceOffset at = superblock_place(bytes, c);
     const auto& head = survey.copies[0].superblock;
     if (sizes == SpareSize::or_enlarged && c == CopyIndex::tail && head &&
         head->place(c) < at)
@@ -231,13 +231,17 @@ bool MetadataSurvey::copies_agree() const {
 }
 
 Result<MetadataSurvey> survey_metadata(Backend& spare, SpareSize sizes) {
+  return survey_metadata(spare, sizes, spare.info().size_bytes);
+}
+
+Result<MetadataSurvey> survey_metadata(Backend& spare, SpareSize sizes,
+                                       std::uint64_t bytes) {
   MetadataSurvey survey;
-  const std::uint64_t bytes = spare.info().size_bytes;
   if (bytes < 4 * kSuperblockPlaceBytes)
     return make_error(ErrorClass::caller, ENODATA,
                       fmt::format("{}: {} bytes are too small for a SPARE",
                                   spare.info().name, bytes));
-  if (Status status = read_superblocks(spare, sizes, survey); !status)
+  if (Status status = read_superblocks(spare, sizes, bytes, survey); !status)
     return std::move(status).error();
   const Superblock& sb = survey.superblock;
   const bool enlarged = bytes > sb.disk_bytes();

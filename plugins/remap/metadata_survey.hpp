@@ -91,6 +91,9 @@ enum class SpareSize {
 };
 Result<MetadataSurvey> survey_metadata(Backend& spare,
                                        SpareSize sizes = SpareSize::exact);
+// bytes: how large the disk is now, if it grew since it was opened.
+Result<MetadataSurvey> survey_metadata(Backend& spare, SpareSize sizes,
+                                       std::uint64_t bytes);
 
 // EINVAL: this SPARE was replaced by another disk, or it is a disk that has not
 // taken a SPARE's place.

@@ -72,7 +72,10 @@ void RemapLog::stand_on(const MetadataSurvey& survey) {
 Status RemapLog::resume(const MapState& state) {
   if (Status status = spare_.flush(); !status) return status;
   if (Status status = check_still_owner(); !status) return status;
-  const auto survey = survey_metadata(spare_);
+  // The log may have failed while SPARE grew, or before.
+  const auto survey =
+      survey_metadata(spare_, SpareSize::or_enlarged,
+                      std::max(spare_.info().size_bytes, sb_.disk_bytes()));
   if (!survey) return survey.error();
   if (!survey->best)
     return make_error(EIO, fmt::format("{}: no copy can be believed: {}",

@@ -48,10 +48,8 @@ class RemapLog {
   static Result<std::unique_ptr<RemapLog>> take_over(
       Backend& spare, const MetadataSurvey& survey, LogSink log);
 
-  // As many entries as fit one record at most.
-  std::size_t max_entries() const { return sb_.layout.entries_per_record(); }
   bool full() const { return position_ >= sb_.layout.log_records; }
-  // REQUIRES: !full(), entries.size() <= max_entries().
+  // REQUIRES: !full(), as many entries as fit one record at most.
   Status append(RecordType type, const std::vector<Entry>& entries);
   // state: the map after the last append.
   Status checkpoint(const MapState& state);
@@ -91,7 +89,6 @@ class RemapLog {
   const std::string& spare_name() const { return spare_.info().name; }
   std::uint64_t sequence() const { return sequence_; }
   std::uint64_t log_length() const { return position_; }
-  std::uint32_t copies_in_step() const { return sb_.copies_in_step; }
 
  private:
   RemapLog(Backend& spare, LogSink log);

@@ -16,6 +16,8 @@ set_tests_properties(remap_crash_test metadata_survey_test metadata_seeded_test
 add_unit_test(remap_grow_test SOURCES remap_grow_layout_test.cpp remap_grow_test.cpp DEPS remap fakes)
 add_unit_test(state_area_test SOURCES state_area_test.cpp DEPS remap fakes)
 add_unit_test(remap_resume_test SOURCES remap_resume_test.cpp DEPS remap fakes)
+add_unit_test(remap_refusal_test SOURCES remap_refusal_test.cpp
+  DEPS remap fakes)
 add_unit_test(remap_load_test SOURCES remap_load_test.cpp DEPS remap fakes)
 add_unit_test(remap_golden_test
   SOURCES ../golden/golden_test.cpp ../golden/golden_features_test.cpp

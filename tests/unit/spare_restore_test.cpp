@@ -9,6 +9,7 @@
 
 #include "plugins/remap/remap_grow.hpp"
 #include "tests/fakes/crash_backend.hpp"
+#include "tests/fakes/faulty_backend.hpp"
 #include "tests/unit/spare_restore_fixture.hpp"
 
 namespace nbd_remap {
@@ -178,6 +179,65 @@ TEST_F(SpareRestore, another_disk_is_refused) {
   info.can_flush = info.read_only = true;
   MemoryBackend fixed(info);
   expect_no(fixed, {uuid_, true}, "read-only");
+}
+
+TEST_F(SpareRestore, a_map_that_no_spare_can_have_is_refused) {
+  const SavedMap good = saved_;
+  const std::vector<std::pair<std::function<void()>, std::string>> lies{
+      {[&] { saved_.superblock.features.read_only_compatible = 1; },
+       "features of a newer build"},
+      {[&] { saved_.superblock.main_bytes = (std::uint64_t{1} << 61) + 512; },
+       "bytes of MAIN"},
+      {[&] { saved_.superblock.main_bytes = 511; }, "bytes of MAIN"},
+      {[&] { saved_.superblock.features.incompatible ^= kFeatureGrown; },
+       "does not follow from its sizes"},
+      {[&] { saved_.superblock.main_identity.clear(); }, "identity"},
+      {[&] { saved_.sequence = 0; }, "impossible sequence"},
+      {[&] {
+         const std::uint64_t room = saved_.superblock.layout.pending_capacity();
+         saved_.state.entries.clear();
+         for (std::uint64_t b = 0; b <= room; ++b)
+           saved_.state.entries.push_back(pending(b, 1));
+       },
+       "pending blocks"}};
+  for (const auto& [lie, words] : lies) {
+    saved_ = good;
+    lie();
+    expect_no(spare(), {uuid_, true}, words);
+  }
+}
+
+TEST_F(SpareRestore, a_disk_that_says_what_cannot_be_or_cannot_be_read) {
+  const auto patch = [&](Backend& disk, auto&& change) {
+    for (const CopyIndex c : kCopies) {
+      std::vector<std::byte> bytes(kSuperblockBytes);
+      const DeviceOffset at = worn_.layout.superblock(c);
+      ASSERT_TRUE(disk.read(at, bytes));
+      Superblock sb = *unpack_superblock(bytes);
+      change(sb);
+      pack_superblock(sb, bytes);
+      ASSERT_TRUE(disk.write(at, bytes, Durability::cached));
+    }
+  };
+  const auto newer = twin_of(spare());
+  patch(*newer,
+        [](Superblock& sb) { sb.features.read_only_compatible = 1 << 30; });
+  expect_no(*newer, {uuid_, true}, "need a newer build to write");
+  const auto far = twin_of(spare());
+  patch(*far,
+        [](Superblock& sb) { sb.sequence = (std::uint64_t{1} << 61) + 1; });
+  expect_no(*far, {uuid_, true}, "shows an impossible sequence");
+
+  // No superblock, and then the disk goes.
+  const auto ruined = twin_of(spare());
+  ruin_maps(*ruined, true);
+  FaultyBackend faulty(*ruined);
+  const auto rule = faulty.add_failing_call(FaultOp::read, ENODEV,
+                                            {.nth = 3, .sticky = true});
+  const auto plan = plan_restore(faulty, saved_, {uuid_, true});
+  ASSERT_FALSE(plan);
+  EXPECT_EQ(plan.error().errnum, ENODEV);
+  EXPECT_GE(faulty.fired(rule), 1U);
 }
 
 TEST_F(SpareRestore, a_power_cut_leaves_no_map_or_the_whole_one) {

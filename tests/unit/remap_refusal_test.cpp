@@ -1,0 +1,385 @@
+// SPDX-License-Identifier: BSD-3-Clause
+// What the map, its log and its recovery refuse, and what they do when the disk
+// says what it should not: a log that has failed, a SPARE that came back as
+// something else, copies that contradict each other.
+#include <gtest/gtest.h>
+
+#include <cerrno>
+#include <functional>
+#include <string>
+#include <vector>
+
+#include "plugins/remap/remap_grow.hpp"
+#include "plugins/remap/remap_move.hpp"
+#include "plugins/remap/spare_repair.hpp"
+#include "tests/fakes/faulty_backend.hpp"
+#include "tests/unit/spare_fixture.hpp"
+
+namespace nbd_remap {
+namespace {
+
+std::string words_of(const Status& status) {
+  return status ? "" : status.error().text();
+}
+template <class T>
+std::string words_of(const Result<T>& result) {
+  return result ? "" : result.error().text();
+}
+bool has(const std::string& text, const std::string& words) {
+  return text.find(words) != std::string::npos;
+}
+
+BackendInfo remote_info() {
+  BackendInfo info = fake_disk_info("remote", kSmallSpareBytes, 512, 4096);
+  info.remote = true;
+  info.flush_covers_failed = true;
+  return info;
+}
+
+// A superblock as somebody else might have left it, under a right checksum.
+void patch(Backend& spare, CopyIndex copy,
+           const std::function<void(Superblock&)>& change) {
+  std::vector<std::byte> bytes(kSuperblockBytes);
+  const DeviceOffset at = superblock_place(spare.info().size_bytes, copy);
+  ASSERT_TRUE(spare.read(at, bytes));
+  auto superblock = unpack_superblock(bytes);
+  ASSERT_TRUE(superblock) << superblock.error().text();
+  change(*superblock);
+  pack_superblock(*superblock, bytes);
+  ASSERT_TRUE(spare.write(at, bytes, Durability::cached));
+}
+void patch_both(Backend& spare,
+                const std::function<void(Superblock&)>& change) {
+  for (const CopyIndex c : kCopies) patch(spare, c, change);
+}
+void ruin(Backend& spare, DeviceOffset at, std::uint64_t length) {
+  const std::vector<std::byte> bytes(length, std::byte{0x5a});
+  ASSERT_TRUE(spare.write(at, bytes, Durability::cached));
+}
+
+TEST(RemapRefusal, a_log_that_has_failed_takes_no_change_of_any_kind) {
+  Pair pair;
+  FaultyBackend faulty(pair.spare);
+  auto store = pair.open(faulty);
+  map_blocks(*store, 0, 5);
+  const auto before = store->table().snapshot();
+  const auto rule = faulty.add_failing_call(FaultOp::flush, EIO);
+  ASSERT_FALSE(store->commit({pending(50, 0x0f)}));
+  ASSERT_EQ(faulty.fired(rule), 1U);
+  const auto content = content_of(pair.spare);
+  EXPECT_TRUE(has(words_of(store->grow_main(2 * kMainBytes)), "failed"));
+  EXPECT_TRUE(has(words_of(store->grow_spare(2 * kSmallSpareBytes)), "failed"));
+  const Status other = store->set_main("another", kMainBytes);
+  EXPECT_TRUE(has(words_of(other), "failed"));
+  EXPECT_EQ(other.error().error_class, ErrorClass::caller);
+  MemoryBackend next(kSmallSpareBytes);
+  Status why;
+  EXPECT_EQ(store->move_to(next, {}, why), Moved::no);
+  EXPECT_EQ(why.error().error_class, ErrorClass::caller);
+  EXPECT_TRUE(has(words_of(store->close()), "not closed"));
+  EXPECT_EQ(content_of(pair.spare), content) << "nothing was written";
+  store.reset();
+  store = pair.open();
+  const auto now = store->table().snapshot();
+  EXPECT_TRUE(now == before || now.size() == before.size() + 1);
+}
+
+TEST(RemapRefusal, a_map_that_is_only_read_does_not_grow) {
+  Pair pair;
+  auto store = pair.try_open(pair.spare, true);
+  ASSERT_TRUE(store);
+  const Status grown = (*store)->grow_main(2 * kMainBytes);
+  ASSERT_FALSE(grown);
+  EXPECT_EQ(grown.error().errnum, EROFS);
+}
+
+TEST(RemapRefusal, a_disk_that_cannot_keep_it_is_not_repaired) {
+  Pair pair;
+  const auto survey = survey_metadata(pair.spare);
+  ASSERT_TRUE(survey);
+  BackendInfo info = pair.spare.info();
+  info.read_only = true;
+  MemoryBackend fixed(info);
+  EXPECT_TRUE(
+      has(words_of(repair_spare(fixed, *survey, no_log())), "read-only"));
+  info.read_only = info.can_flush = false;
+  MemoryBackend unsure(info);
+  EXPECT_TRUE(
+      has(words_of(repair_spare(unsure, *survey, no_log())), "no FLUSH"));
+}
+
+TEST(RemapRefusal, a_candidate_is_no_spare) {
+  Pair pair;
+  patch_both(pair.spare, [](Superblock& sb) {
+    sb.features.incompatible |= kFeatureCandidate;
+  });
+  const auto survey = survey_metadata(pair.spare);
+  ASSERT_TRUE(survey) << survey.error().text();
+  const Status may = check_may_write(*survey, pair.spare);
+  ASSERT_FALSE(may);
+  EXPECT_TRUE(has(may.error().place, "was about to take the place"));
+  EXPECT_FALSE(pair.try_open(pair.spare));
+}
+
+// Both whole, both as new: nobody knows which is right.
+TEST(RemapRefusal, copies_that_contradict_each_other_are_not_chosen_from) {
+  const std::vector<std::function<void(Superblock&)>> lies{
+      [](Superblock& sb) { sb.main_bytes += kSectorBytes; },
+      [](Superblock& sb) { sb.main_identity += "?"; },
+      [](Superblock& sb) { sb.spare_identity += "?"; },
+      [](Superblock& sb) { ++sb.map_sequence; },
+      [](Superblock& sb) { sb.copies_in_step = 1; }};
+  for (std::size_t i = 0; i < lies.size(); ++i) {
+    SCOPED_TRACE(i);
+    Pair pair;
+    patch(pair.spare, CopyIndex::tail, lies[i]);
+    const auto survey = survey_metadata(pair.spare);
+    ASSERT_TRUE(survey);
+    EXPECT_FALSE(survey->best);
+    EXPECT_TRUE(has(survey->refusal, "different things")) << survey->refusal;
+  }
+}
+
+// The server's own superblocks, as they were before it took SPARE over.
+TEST(RemapRefusal, a_disk_that_lost_who_has_it_takes_no_change) {
+  Pair pair;
+  std::vector<std::vector<std::byte>> old;
+  for (const CopyIndex c : kCopies) {
+    old.emplace_back(kSuperblockBytes);
+    ASSERT_TRUE(
+        pair.spare.read(superblock_place(kSmallSpareBytes, c), old.back()));
+  }
+  auto store = pair.open();
+  map_blocks(*store, 0, 3);
+  for (const CopyIndex c : kCopies)
+    ASSERT_TRUE(pair.spare.write(superblock_place(kSmallSpareBytes, c),
+                                 old.at(static_cast<std::size_t>(c)),
+                                 Durability::cached));
+  EXPECT_TRUE(
+      has(words_of(store->commit({pending(50, 0x0f)})), "no superblock"));
+  EXPECT_FALSE(store->commit({pending(51, 0x0f)}));
+}
+
+TEST(RemapRefusal, one_superblock_is_enough_to_know_who_has_it_none_is_not) {
+  Pair pair;
+  auto store = pair.open();
+  ruin(pair.spare, superblock_place(kSmallSpareBytes, CopyIndex::head), 512);
+  ASSERT_TRUE(store->commit({pending(50, 0x0f)}));
+  ruin(pair.spare, superblock_place(kSmallSpareBytes, CopyIndex::tail), 512);
+  EXPECT_FALSE(store->commit({pending(51, 0x0f)}));
+}
+
+// Of the metadata only the superblocks take writes.
+TEST(RemapRefusal, without_a_copy_that_takes_a_checkpoint_nothing_starts) {
+  Pair pair;
+  const Layout layout = survey_metadata(pair.spare)->superblock.layout;
+  // One copy is to be repaired.
+  ruin(pair.spare, layout.checkpoint(CopyIndex::tail, 0), 512);
+  ruin(pair.spare, layout.checkpoint(CopyIndex::tail, 1), 512);
+  FaultyBackend faulty(pair.spare);
+  std::vector<FaultyBackend::Rule> rules;
+  for (const CopyIndex c : kCopies)
+    rules.push_back(faulty.add_bad_range(kChanges,
+                                         layout.checkpoint(c, 0).value,
+                                         2 * layout.checkpoint_bytes, EIO));
+  const auto store = pair.try_open(faulty);
+  ASSERT_FALSE(store);
+  EXPECT_TRUE(has(store.error().text(), "neither copy can be written"));
+  for (const auto rule : rules) EXPECT_GE(faulty.fired(rule), 1U);
+  EXPECT_TRUE(pair.open()) << "what was believed still is";
+}
+
+TEST(RemapRefusal, a_full_log_without_a_place_for_a_checkpoint_fails) {
+  Pair pair;
+  FaultyBackend faulty(pair.spare);
+  auto store = pair.open(faulty);
+  const Layout layout = store->layout();
+  for (const CopyIndex c : kCopies)
+    faulty.add_bad_range(kChanges, layout.checkpoint(c, 0).value,
+                         2 * layout.checkpoint_bytes, EIO);
+  Status status;
+  std::uint64_t done = 0;
+  for (; status && done < 2 * layout.log_records; ++done)
+    status = store->commit({pending(done, 0x0f)});
+  ASSERT_FALSE(status);
+  EXPECT_TRUE(has(words_of(status), "no copy takes a checkpoint"));
+  EXPECT_GE(faulty.fired(), 2U);
+  store.reset();
+  // Each that was acked is there.
+  EXPECT_EQ(map_on(pair.spare).entries.size(), done - 1);
+}
+
+// What is found when a SPARE that was lost is back.
+class RemapBack : public testing::Test {
+ protected:
+  RemapBack() : disk_(remote_info()), faulty_(disk_) {
+    EXPECT_TRUE(format_spare(disk_, main_, {}));
+  }
+  void open() {
+    auto store =
+        RemapStore::open(faulty_, binding_of(main_), false, log_.sink());
+    ASSERT_TRUE(store) << store.error().text();
+    store_ = std::move(*store);
+    map_blocks(*store_, 0, 5);
+  }
+  void lose() {
+    const auto rule =
+        faulty_.add_failing_call(kAnyOp, ETIMEDOUT, {.sticky = true});
+    ASSERT_FALSE(store_->commit({pending(50, 0x0f)}));
+    ASSERT_GE(faulty_.fired(rule), 1U);
+    faulty_.remove(rule);
+  }
+
+  MemoryBackend main_{kMainBytes};
+  MemoryBackend disk_;
+  FaultyBackend faulty_;
+  LogLines log_;
+  std::unique_ptr<RemapStore> store_;
+};
+
+TEST_F(RemapBack, a_disk_without_a_map_is_not_gone_on_with) {
+  open();
+  lose();
+  const Layout& l = store_->layout();
+  for (const CopyIndex c : kCopies)
+    for (const unsigned area : {0U, 1U})
+      ruin(disk_, l.checkpoint(c, area), 512);
+  EXPECT_TRUE(has(words_of(store_->commit({pending(51, 0x0f)})),
+                  "no copy can be believed"));
+  EXPECT_TRUE(has(words_of(store_->commit({pending(51, 0x0f)})),
+                  "no copy can be believed"));
+}
+
+// Every call of a resume in turn fails as a lost connection does.
+TEST_F(RemapBack, a_resume_that_is_cut_is_done_again) {
+  open();
+  const auto before = store_->table().snapshot();
+  std::uint64_t cut = 0;
+  for (std::uint64_t nth = 1; nth < 200; ++nth) {
+    lose();
+    // One copy has to be written anew as well.
+    ruin(disk_, store_->layout().record(CopyIndex::tail, 0), 512);
+    const auto rule = faulty_.add_failing_call(kAnyOp, ETIMEDOUT, {.nth = nth});
+    const Status status = store_->resume();
+    const bool fired = faulty_.fired(rule) != 0;
+    faulty_.remove(rule);
+    if (status && !fired) break;
+    cut += !status;
+    const Status again = store_->resume();
+    ASSERT_TRUE(again) << nth << ": " << again.error().text();
+    ASSERT_EQ(store_->table().snapshot(), before);
+    ASSERT_EQ(map_on(disk_).entries, before);
+  }
+  EXPECT_GT(cut, 8U);
+}
+
+// Calls are lost while SPARE grows, or only their answers.
+TEST_F(RemapBack, a_growth_that_may_have_counted_is_not_guessed_at) {
+  constexpr std::uint64_t kMore = 2 * kSmallSpareBytes;
+  std::uint64_t unknown = 0;
+  std::uint64_t went_on = 0;
+  for (std::uint64_t i = 2; i < 120; ++i) {
+    const std::uint64_t nth = i / 2;
+    SCOPED_TRACE(i);
+    MemoryBackend disk(remote_info());
+    ASSERT_TRUE(format_spare(disk, main_, {}));
+    FaultyBackend faulty(disk);
+    auto opened =
+        RemapStore::open(faulty, binding_of(main_), false, log_.sink());
+    ASSERT_TRUE(opened) << opened.error().text();
+    RemapStore& store = **opened;
+    map_blocks(store, 0, 5);
+    const auto before = store.table().snapshot();
+    disk.enlarge(kMore);
+    ASSERT_TRUE(disk.grow());
+    const auto rule = faulty.add_failing_call(
+        kAnyOp, ETIMEDOUT, {.nth = nth, .sticky = true, .done = i % 2 == 0});
+    const Status grown = store.grow_spare(kMore);
+    const bool fired = faulty.fired(rule) != 0;
+    faulty.remove(rule);
+    if (!fired) {
+      EXPECT_TRUE(grown);
+      break;
+    }
+    const Status next = store.commit({pending(500, 0x0f)});
+    if (next)
+      ++went_on;
+    else if (has(words_of(next), "unknown to what size it grew"))
+      ++unknown;
+    else
+      ADD_FAILURE() << words_of(next);
+    const auto survey = survey_metadata(disk, SpareSize::or_enlarged, kMore);
+    ASSERT_TRUE(survey) << survey.error().text();
+    ASSERT_TRUE(survey->best) << survey->refusal;
+    MapState found = survey->chosen().state;
+    std::erase_if(found.entries,
+                  [](const RemapEntry& e) { return e.block.value == 500; });
+    EXPECT_EQ(found.entries, before);
+  }
+  EXPECT_GT(went_on, 0U);
+  EXPECT_GT(unknown, 0U);
+}
+
+// The last block of a MAIN that ended in the middle, on a SPARE whose sectors
+// are larger than the volume's: the old part is kept.
+TEST(RemapRefusal, a_last_block_is_completed_by_whole_sectors_of_spare) {
+  BackendInfo info = fake_disk_info("big", kSmallSpareBytes, 4096, 4096);
+  MemoryBackend spare(info);
+  constexpr std::uint64_t kOdd = 100 * 4096 + 1024;
+  BackendInfo main_info = fake_disk_info("main", kOdd, 512, 4096);
+  MemoryBackend small(main_info);
+  ASSERT_TRUE(format_spare(spare, small, {}));
+  DeviceOffset place;
+  {
+    auto store = RemapStore::open(spare, binding_of(small), false, no_log());
+    ASSERT_TRUE(store) << store.error().text();
+    const auto slot = (*store)->take_slot();
+    ASSERT_TRUE((*store)->commit({remapped(100, *slot)}));
+    place = (*store)->layout().slot(*slot);
+    const std::vector<std::byte> own(4096, std::byte{0x11});
+    ASSERT_TRUE(spare.write(place, own, Durability::cached));
+    ASSERT_TRUE((*store)->close());
+  }
+  main_info.size_bytes = 300 * 4096;
+  MemoryBackend main(main_info);
+  const std::vector<std::byte> theirs(4096, std::byte{0x22});
+  ASSERT_TRUE(main.write({100 * 4096}, theirs, Durability::cached));
+  ASSERT_TRUE(grow_main(main, spare, no_log()));
+  std::vector<std::byte> now(4096);
+  ASSERT_TRUE(spare.read(place, now));
+  for (std::size_t i = 0; i < now.size(); ++i)
+    ASSERT_EQ(now[i], i < 1024 ? std::byte{0x11} : std::byte{0x22}) << i;
+}
+
+TEST(RemapRefusal, a_layout_that_nothing_computes_is_impossible) {
+  const Layout good = *compute_layout(kSmallSpareBytes, 4096);
+  ASSERT_TRUE(is_possible(good));
+  const std::vector<std::function<void(Layout&)>> lies{
+      [](Layout& l) { l.block_bytes = 0; },
+      [](Layout& l) { l.block_bytes = 4097; },
+      [](Layout& l) { l.block_bytes = 512; },
+      [](Layout& l) { l.block_bytes = 2 * kMaxBlockBytes; },
+      [](Layout& l) { l.spare_bytes = kMaxSpareBytes + 1; },
+      [](Layout& l) { l.spare_bytes = 4096; },
+      [](Layout& l) { l.state_at = 1; },
+      [](Layout& l) { l.state_at = kSuperblockPlaceBytes; },
+      [](Layout& l) { ++l.slots; },
+      [](Layout& l) { l.log_records -= 1; }};
+  for (std::size_t i = 0; i < lies.size(); ++i) {
+    Layout bad = good;
+    lies[i](bad);
+    EXPECT_FALSE(is_possible(bad)) << i;
+  }
+  const Layout large = *fresh_layout(kLeastBytesWithStateArea, 4096);
+  ASSERT_TRUE(is_possible(large));
+  ASSERT_TRUE(large.state_at != 0);
+  for (const std::uint64_t at :
+       {large.state_at + 512, large.slots_at, large.slots_at + 65536}) {
+    Layout bad = large;
+    bad.state_at = at;
+    EXPECT_FALSE(is_possible(bad)) << at;
+  }
+}
+
+}  // namespace
+}  // namespace nbd_remap
