@@ -43,11 +43,23 @@ inline std::string pattern(std::uint64_t sector) {
   return text;
 }
 
+// A plugin with ASan loads only if its library is in the program already.
+inline Words nbdkit(const Words& words) {
+#ifdef LIBASAN
+  Words all{"env", "LD_PRELOAD=" LIBASAN, "ASAN_OPTIONS=detect_leaks=0",
+            NBDKIT};
+#else
+  Words all{NBDKIT};
+#endif
+  all.insert(all.end(), words.begin(), words.end());
+  return all;
+}
+
 // One nbdkit with one client; both go with it.
 class Nbd {
  public:
   explicit Nbd(const Words& words) : nbd_(nbd_create(), nbd_close) {
-    Words args{NBDKIT, "-s", "--exit-with-parent", BADDISK_PLUGIN};
+    Words args = nbdkit({"-s", "--exit-with-parent", BADDISK_PLUGIN});
     args.insert(args.end(), words.begin(), words.end());
     std::vector<char*> argv;
     for (auto& arg : args) argv.push_back(arg.data());

@@ -257,7 +257,7 @@ TEST_F(Baddisk, what_cannot_be_is_refused_in_one_line_and_nothing_is_touched) {
            Case{{"nbd://localhost"}, "file="},
        }) {
     // Would serve its standard input, which ends at once.
-    Words words{NBDKIT, "-s", BADDISK_PLUGIN};
+    Words words = nbdkit({"-s", BADDISK_PLUGIN});
     words.insert(words.end(), c.words.begin(), c.words.end());
     const auto [status, output] = run(words);
     EXPECT_EQ(status, 1) << c.named << ": " << output;
@@ -281,13 +281,13 @@ TEST_F(Baddisk, nothing_but_plugin_init_is_exported) {
 }
 
 TEST_F(Baddisk, the_build_and_every_parameter_are_shown) {
-  const auto [status, dump] = run({NBDKIT, "--dump-plugin", BADDISK_PLUGIN});
+  const auto [status, dump] = run(nbdkit({"--dump-plugin", BADDISK_PLUGIN}));
   EXPECT_EQ(status, 0);
   EXPECT_NE(dump.find("\nname=baddisk\n"), std::string::npos) << dump;
   EXPECT_NE(dump.find("\nbaddisk_version=0."), std::string::npos) << dump;
   EXPECT_NE(dump.find("\nversion=0."), std::string::npos) << dump;
 
-  const auto [help_status, help] = run({NBDKIT, "--help", BADDISK_PLUGIN});
+  const auto [help_status, help] = run(nbdkit({"--help", BADDISK_PLUGIN}));
   EXPECT_EQ(help_status, 0);
   const std::string page = slurp(BADDISK_POD);
   for (const std::string word :

@@ -51,7 +51,14 @@ TEST(AllocFault, strikes_the_chosen_allocation_and_no_other) {
   const std::vector<bool> second{false, true, false};
   EXPECT_EQ(failing([] { ::operator delete(::operator new(8)); }, 2), second);
   EXPECT_EQ(failing([] { const AlignedBuffer buffer(4096); }, 2), second);
-  EXPECT_EQ(failing([] { const std::vector<int> some(100); }, 2), second);
+  EXPECT_EQ(failing(
+                [] {
+                  const std::vector<int> some(100);
+                  // Seen by somebody, or a compiler may do without it.
+                  asm volatile("" : : "r"(some.data()) : "memory");
+                },
+                2),
+            second);
   EXPECT_EQ(AllocFault::fired(), 1U);
 }
 
