@@ -69,10 +69,16 @@ class VolumeWorld {
     if (!answer) answer = judged_.answer(request);
     return answer ? std::move(*answer) : status_.answer(request);
   }
-  // A job that takes its time would change the map under the next request.
+  // A job that takes its time would change the map under the next request; one
+  // that waits for the end of a quiesce has nobody else to end it.
   void wait_for_job(const std::string& body) {
     const json answer = json::parse(body);
     if (!answer.contains("job")) return;
+    if (quiesced())
+      require(
+          this->answer({"POST", "/v1/volumes/disk/resume", {}, ""}).status ==
+              200,
+          "a quiesce ends when it is told to");
     const auto path = "/v1/volumes/disk/jobs/" + answer["job"]["id"].dump();
     for (int i = 0; i < 1000; ++i)
       if (this->answer({"GET", path, {}, ""}).status != 202) return;
