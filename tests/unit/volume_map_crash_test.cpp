@@ -145,7 +145,7 @@ TEST(VolumeMapThreads, no_write_is_lost_while_blocks_move) {
   std::atomic<bool> stop{false};
   std::atomic<std::uint64_t> failed{0};
   std::atomic<std::uint64_t> wrong{0};
-  std::uint64_t moved = 0;
+  std::atomic<std::uint64_t> moved{0};
   std::thread mover([&] {
     while (!stop)
       for (const MapAction action : {MapAction::remap, MapAction::unmap}) {
@@ -160,7 +160,9 @@ TEST(VolumeMapThreads, no_write_is_lost_while_blocks_move) {
   for (unsigned t = 0; t < kThreads; ++t)
     clients.emplace_back([&, t] {
       std::mt19937_64 random(t);
-      for (std::uint64_t round = 1; round <= 3000; ++round) {
+      // Until the blocks have moved there and back, however late they began.
+      for (std::uint64_t round = 1;
+           round <= 3000 || (moved < 4 * kCount && round <= 300'000); ++round) {
         const std::uint64_t block = random() % kCount;
         const std::uint64_t at = rig.at(block) + t * 512;
         const std::uint64_t before = last.at(t).at(block);
