@@ -7,6 +7,7 @@
 #include <new>
 #include <utility>
 
+#include "plugins/backend/clipped_backend.hpp"
 #include "plugins/base/tool_text.hpp"
 #include "plugins/replace/empty_disk.hpp"
 #include "plugins/replace/replacer.hpp"
@@ -134,7 +135,10 @@ Status Replacer::attach(NewDisk opened, std::shared_ptr<CopyMap> map) {
   std::uint64_t bytes = 0;
   if (opened.disk) {
     bytes = opened.disk->info().size_bytes;
-    next = std::make_shared<BoundedBackend>(std::move(opened.disk), bound_);
+    // As MAIN it will be no larger than the volume. Now, for at the switch
+    // nothing may fail for want of memory.
+    next = std::make_shared<BoundedBackend>(
+        clip(std::move(opened.disk), volume_.size()), bound_);
   }
   Status status =
       volume_.alone(kDrain, [&](Disk& main) REQUIRES(work_mu_) -> Status {

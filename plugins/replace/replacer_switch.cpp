@@ -6,7 +6,6 @@
 #include <cerrno>
 #include <utility>
 
-#include "plugins/backend/clipped_backend.hpp"
 #include "plugins/base/tool_text.hpp"
 #include "plugins/replace/replacer.hpp"
 
@@ -47,9 +46,8 @@ std::chrono::milliseconds Replacer::switch_step() {
         }
         main.exchange(
             [&](std::unique_ptr<Backend>& present) REQUIRES(work_mu_) {
-              auto next = clip(next_->release(), volume_.size());
               old = std::move(present);
-              return next;
+              return next_->release();
             },
             true, next_counters_);
         return {};

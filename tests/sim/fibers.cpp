@@ -59,6 +59,7 @@ Fibers::~Fibers() {
 }
 
 Fibers* Fibers::existing() { return existing_now; }
+
 class Fibers::Stack {
  public:
   Stack()
