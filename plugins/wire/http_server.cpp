@@ -67,6 +67,12 @@ class Server final : public HttpServer {
  private:
   void run() {
     own_thread_ = std::this_thread::get_id();
+    serve();
+    // A thread to come may have the same id.
+    own_thread_ = std::thread::id{};
+  }
+
+  void serve() {
     // Signals are for the host's own threads.
     sigset_t all;
     sigfillset(&all);

@@ -201,6 +201,25 @@ TEST_F(HttpServerTest, stop_waits_for_no_client) {
   EXPECT_EQ(count_entries(folder_), 0);
 }
 
+// A thread that begins when the server's has ended is given its id, and must
+// not be taken for it: the connections are gone (seen by the sanitizers).
+TEST_F(HttpServerTest, a_later_thread_with_the_servers_id_may_stop_it_again) {
+  std::thread::id servers;
+  auto server = start({}, [&](const HttpRequest&) {
+    servers = std::this_thread::get_id();
+    return HttpResponse{};
+  });
+  EXPECT_TRUE(http_request(path_, "GET", "/").ok());
+  server->stop();
+  bool given_again = false;
+  for (int i = 0; i < 1000 && !given_again; ++i)
+    std::thread([&] {
+      given_again = std::this_thread::get_id() == servers;
+      server->stop();
+    }).join();
+  EXPECT_TRUE(given_again);
+}
+
 TEST_F(HttpServerTest, the_handler_may_ask_for_the_stop) {
   std::unique_ptr<HttpServer> server;
   std::promise<void> stopped;
