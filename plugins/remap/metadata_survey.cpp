@@ -283,6 +283,15 @@ Status check_may_write(const MetadataSurvey& survey, const Backend& spare) {
                         fmt::format("{}: features {:#x} need a newer build to "
                                     "write",
                                     spare.info().name, unknown));
+    const std::uint64_t highest =
+        std::max({copy.max_sequence_seen, survey.superblock.map_sequence,
+                  copy.superblock ? copy.superblock->sequence : 0,
+                  copy.superblock ? copy.superblock->owner_epoch : 0});
+    if (highest > kMaxCount / 2)
+      return make_error(ErrorClass::medium, EUCLEAN,
+                        fmt::format("{}: a sequence of {} is none that a SPARE "
+                                    "comes to: it can be read, not written",
+                                    spare.info().name, highest));
   }
   return check_in_place(survey.superblock, spare);
 }

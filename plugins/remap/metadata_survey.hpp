@@ -98,7 +98,8 @@ Result<MetadataSurvey> survey_metadata(Backend& spare, SpareSize sizes,
 // EINVAL: this SPARE was replaced by another disk, or it is a disk that has not
 // taken a SPARE's place.
 Status check_in_place(const Superblock& superblock, const Backend& spare);
-// EPROTONOSUPPORT: a newer build said that this one must not write. Or as
+// EPROTONOSUPPORT: a newer build said that this one must not write.
+// EUCLEAN: the next sequence could be one that nobody reads. Or as
 // check_in_place.
 Status check_may_write(const MetadataSurvey& survey, const Backend& spare);
 

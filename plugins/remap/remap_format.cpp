@@ -22,8 +22,6 @@ constexpr char kRecordMagic[] = "NBDRLOGR";
 constexpr char kCheckpointMagic[] = "NBDRCKPT";
 constexpr char kStateMagic[] = "NBDRSTAT";
 constexpr std::uint64_t kSlotMask = (std::uint64_t{1} << 56) - 1;
-// Of sequences, epochs and sizes: no sum of two of them wraps.
-constexpr std::uint64_t kMaxCount = std::uint64_t{1} << 62;
 
 unsigned char* at(Bytes b, std::size_t offset) {
   return reinterpret_cast<unsigned char*>(b.subspan(offset).data());

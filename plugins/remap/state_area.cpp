@@ -89,6 +89,9 @@ Status StateArea::write(StateKind kind, ConstBytes content) {
 
 Status StateArea::put(Backend& disk, StateKind kind, unsigned which,
                       std::uint64_t sequence, ConstBytes content) const {
+  if (sequence > kMaxCount)
+    return make_error(ErrorClass::medium, EUCLEAN,
+                      "a state of a sequence that nobody could read");
   AlignedBuffer buffer(
       round_up(kStateHeaderBytes + content.size(), kMaxBlockBytes));
   StateHeader header;

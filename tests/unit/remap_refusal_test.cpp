@@ -84,6 +84,32 @@ TEST(RemapRefusal, a_log_that_has_failed_takes_no_change_of_any_kind) {
   EXPECT_TRUE(now == before || now.size() == before.size() + 1);
 }
 
+// Found by fuzzing: the next epoch was one that no start believes.
+TEST(RemapRefusal, what_counts_too_high_is_read_and_never_written) {
+  const std::vector<std::function<void(Superblock&)>> ways{
+      [](Superblock& sb) { sb.sequence = kMaxCount; },
+      [](Superblock& sb) { sb.owner_epoch = kMaxCount; },
+      [](Superblock& sb) { sb.owner_epoch = kMaxCount / 2 + 1; },
+  };
+  for (const auto& change : ways) {
+    Pair pair;
+    auto store = pair.open();
+    map_blocks(*store, 0, 5);
+    const auto map = store->table().snapshot();
+    store.reset();
+    patch(pair.spare, CopyIndex::tail, change);
+    const auto content = content_of(pair.spare);
+    EXPECT_TRUE(has(words_of(pair.try_open(pair.spare)), "not written"));
+    const auto survey = survey_metadata(pair.spare);
+    ASSERT_TRUE(survey && survey->best);
+    EXPECT_TRUE(has(words_of(repair_spare(pair.spare, *survey, no_log())),
+                    "not written"));
+    EXPECT_EQ(content_of(pair.spare), content) << "nothing was written";
+    store = std::move(*pair.try_open(pair.spare, true));
+    EXPECT_EQ(store->table().snapshot(), map);
+  }
+}
+
 TEST(RemapRefusal, a_map_that_is_only_read_does_not_grow) {
   Pair pair;
   auto store = pair.try_open(pair.spare, true);
