@@ -127,6 +127,14 @@ TEST(ScannerVolume, slots_are_read_where_they_hold_data_and_nowhere_else) {
   EXPECT_EQ(rig.store().remapped, 2U) << "nothing is given up";
 }
 
+TEST(ScannerVolume, the_largest_slot_is_read_to_its_last_sector) {
+  Rig rig({.block_bytes = kMaxBlockBytes});
+  ASSERT_TRUE(rig.volume->rescue(BlockNo{3}, "a test").status);
+  const SlotStep step = rig.volume->scan_slot(BlockNo{0});
+  EXPECT_EQ(step.block, BlockNo{3});
+  EXPECT_EQ(step.bytes, kMaxBlockBytes);
+}
+
 TEST(ScannerVolume, a_real_scan_ends_at_once_however_much_is_bad) {
   Rig rig({.main_bytes = 64 << 20, .spare_slots = 20'000});
   const auto bad = rig.spoil(FaultOp::read, 0, 16384 - 1);

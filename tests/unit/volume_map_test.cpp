@@ -302,6 +302,18 @@ TEST(VolumeMap, clear_zeroes_what_cannot_be_read_and_nothing_else) {
   }
 }
 
+// 64 sectors fill the word that holds one bit for each.
+TEST(VolumeMap, clear_zeroes_the_largest_block_to_its_last_sector) {
+  Rig rig({.block_bytes = kMaxBlockBytes});
+  const auto bad =
+      rig.main.add_bad_range(FaultOp::read, rig.at(2), kMaxBlockBytes, EIO);
+  ASSERT_EQ(rig.read(rig.at(2), kMaxBlockBytes), EIO);
+  ASSERT_EQ(rig.entry(2).valid, 0U);
+  EXPECT_EQ(act(rig, MapAction::clear, 2).counts.cleared_sectors, 64U);
+  EXPECT_GE(rig.main.fired(bad), 1U);
+  EXPECT_TRUE(rig.zeroes(rig.at(2), kMaxBlockBytes));
+}
+
 TEST(VolumeMap, a_step_ends_with_its_time_and_tells_where_to_go_on) {
   Rig rig;
   MapStep step = rig.volume->map_step(MapAction::remap, VolumeOffset{100},
