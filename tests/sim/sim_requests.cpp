@@ -198,7 +198,9 @@ void SimRun::spoil(const SimOp& op) {
 void SimRun::alone(const SimOp& op) {
   if (!volume_->status().store.failed.empty()) return;
   const Layout layout = volume_->status().store.superblock.layout;
-  const SlotNo slot{op.offset % layout.slots};
+  SlotNo slot{op.offset % layout.slots};
+  // Of an enlarged SPARE some numbers are where its head copy is.
+  while (!layout.has_slot(slot)) slot.value = (slot.value + 1) % layout.slots;
   switch (op.kind) {
     case Kind::trouble:
       // Longer than a client's read is patient with.
