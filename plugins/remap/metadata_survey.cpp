@@ -287,7 +287,7 @@ Status check_may_write(const MetadataSurvey& survey, const Backend& spare) {
         std::max({copy.max_sequence_seen, survey.superblock.map_sequence,
                   copy.superblock ? copy.superblock->sequence : 0,
                   copy.superblock ? copy.superblock->owner_epoch : 0});
-    if (highest > kMaxCount / 2)
+    if (highest > kMaxSequence)
       return make_error(ErrorClass::medium, EUCLEAN,
                         fmt::format("{}: a sequence of {} is none that a SPARE "
                                     "comes to: it can be read, not written",

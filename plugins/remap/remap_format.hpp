@@ -29,6 +29,8 @@ inline constexpr std::size_t kSuperblockBytes = 512;
 inline constexpr std::size_t kIdentityBytes = 112;
 // Of sequences, epochs and sizes: no sum of two of them wraps. More is damage.
 inline constexpr std::uint64_t kMaxCount = std::uint64_t{1} << 62;
+// Above it nothing is written: what follows must be readable, too.
+inline constexpr std::uint64_t kMaxSequence = kMaxCount / 2;
 
 // A build that does not know a bit refuses: to read (incompatible), to write
 // (read-only compatible), never (compatible).

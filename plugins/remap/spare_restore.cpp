@@ -14,8 +14,6 @@
 namespace nbd_remap {
 namespace {
 
-constexpr std::uint64_t kMaxSequence = std::uint64_t{1} << 61;
-
 Error refusal(const std::string& name, const std::string& words,
               int errnum = EINVAL) {
   return make_error(ErrorClass::caller, errnum,

@@ -59,19 +59,21 @@ void SimRun::scan(const SimOp& op) {
   begin_scan(op);
   for (std::uint64_t n = steps_of(op); n != 0 && going(); --n) {
     scan_log_.clear();
+    const Time begun = model_.now();
     const auto wait = scanner_->step();
     clock_.move(wait);
     power_.note(static_cast<std::uint64_t>(wait.count()));
     const std::string trouble = scanner_->trouble();
     if (!trouble.empty() || !scan_log_.empty())
-      excuse_scan(trouble + scan_log_);
+      excuse_scan(trouble + scan_log_, begun);
   }
   // As the thread does now and then.
   StateArea* const area = volume_->state_area();
   if (going() && area != nullptr && op.length % 3 == 0) {
+    const Time begun = model_.now();
     const Status kept =
         area->write(StateKind::scan, pack_scan_state(scanner_->state()));
-    if (!kept) excuse_scan(kept.error().text());
+    if (!kept) excuse_scan(kept.error().text(), begun);
   }
   scanning_ = false;
 }
@@ -135,13 +137,15 @@ void SimRun::grow_spare(const SimOp& op) {
   ++spare_grown_;
   // Both copies of the map move into what is new.
   spare_.enlarge(bytes + std::min(bytes, kLeastGrowth) + 65536 * steps_of(op));
+  const Time begun = model_.now();
   const auto grown = volume_->grow_spare();
   told(op, grown ? Status() : Status(grown.error()));
   stats_.grown += grown.ok();
+  spare_grew_at_ = model_.now();
   // Of two at once the second finds nothing to do.
   if (!grown && !copy_is_bad_ &&
       grown.error().error_class != ErrorClass::caller)
-    excuse_change(Status(grown.error()));
+    excuse_change(Status(grown.error()), begun);
 }
 
 }  // namespace nbd_remap

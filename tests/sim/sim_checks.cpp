@@ -8,14 +8,16 @@
 
 namespace nbd_remap {
 
-void SimRun::excuse_change(const Status& status) {
+void SimRun::excuse_change(const Status& status, Time begun) {
   if (power_.off) return;
   const VolumeStatus now = volume_->status();
   if (!now.store.failed.empty() && spare_.fired().flushes == spare_flushes_)
     violate("the log failed for no reason: " + now.store.failed);
   const SlotPool::Counts& slots = now.store.slots;
+  // It may have met a SPARE that was enlarged since.
   const bool full = status.error().error_class == ErrorClass::full &&
-                    slots.slots - slots.used - slots.retired < running_most_;
+                    (slots.slots - slots.used - slots.retired < running_most_ ||
+                     spare_grew_at_ >= begun);
   stats_.full += full;
   if (!full && now.store.failed.empty() && !now.breaker_open &&
       !now.main.in_doubt && !now.spare.in_doubt)
@@ -23,12 +25,13 @@ void SimRun::excuse_change(const Status& status) {
 }
 
 // A scan waits for what keeps others from changing anything, no more.
-void SimRun::excuse_scan(const std::string& words) {
+void SimRun::excuse_scan(const std::string& words, Time begun) {
   if (power_.off) return;
   const VolumeStatus now = volume_->status();
   const SlotPool::Counts& slots = now.store.slots;
   const bool full =
-      slots.slots - slots.used - slots.retired < running_most_ + 1;
+      slots.slots - slots.used - slots.retired < running_most_ + 1 ||
+      spare_grew_at_ >= begun;
   if (!full && now.store.failed.empty() && !now.breaker_open &&
       !now.main.in_doubt && !now.spare.in_doubt)
     violate("scan: waits for no reason: " + words);

@@ -114,7 +114,7 @@ void SimRun::change(const SimOp& op) {
   told(op, status);
   const bool partial = op.offset % kSectorBytes != 0 ||
                        (op.offset + op.length) % kSectorBytes != 0;
-  if (!status && !(partial && torn_sector)) excuse_change(status);
+  if (!status && !(partial && torn_sector)) excuse_change(status, begun);
 }
 
 void SimRun::flush() {
@@ -150,11 +150,12 @@ void SimRun::extents(const SimOp& op) {
 }
 
 void SimRun::move(const SimOp& op, MapAction action) {
+  const Time begun = model_.now();
   const MapStep step = volume_->map_step(action, place(op.offset), op.length,
                                          std::chrono::milliseconds(60'000));
   told(op, step.status);
   stats_.moved += step.counts.remapped + step.counts.unmapped;
-  if (!step.status) excuse_change(step.status);
+  if (!step.status) excuse_change(step.status, begun);
 }
 
 void SimRun::clear(const SimOp& op) {

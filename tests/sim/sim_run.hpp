@@ -122,8 +122,8 @@ class SimRun {
 
   // sim_checks.cpp
   // A change may fail only for a reason that is the disks'.
-  void excuse_change(const Status& status);
-  void excuse_scan(const std::string& words);
+  void excuse_change(const Status& status, Time begun);
+  void excuse_scan(const std::string& words, Time begun);
   // Contract C12: a flush that failed is in the status.
   void check_doubt();
   // Every sector. settle: after a power cut.
@@ -163,6 +163,7 @@ class SimRun {
   bool may_be_other_ = false;  // nobody has seen yet which disk is MAIN
   std::string scan_log_;
   unsigned spare_grown_ = 0;
+  Time spare_grew_at_ = 0;
   const SimRound* round_ = nullptr;
   std::size_t next_ = 0;
   std::size_t segment_end_ = 0;

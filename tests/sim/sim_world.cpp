@@ -153,7 +153,8 @@ void SimRun::run_round(const SimRound& round) {
     if (!volume_->drain(std::chrono::milliseconds(0)))
       violate("a request has ended and is still inside");
     if (replacer_) replacer_->stop();
-    if (Status closed = volume_->close(); !closed) excuse_change(closed);
+    if (Status closed = volume_->close(); !closed)
+      excuse_change(closed, model_.now());
   }
   if (!violation_.empty()) return;
   stats_.healed += volume_->stats().healed_blocks;

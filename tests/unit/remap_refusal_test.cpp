@@ -89,7 +89,7 @@ TEST(RemapRefusal, what_counts_too_high_is_read_and_never_written) {
   const std::vector<std::function<void(Superblock&)>> ways{
       [](Superblock& sb) { sb.sequence = kMaxCount; },
       [](Superblock& sb) { sb.owner_epoch = kMaxCount; },
-      [](Superblock& sb) { sb.owner_epoch = kMaxCount / 2 + 1; },
+      [](Superblock& sb) { sb.owner_epoch = kMaxSequence + 1; },
   };
   for (const auto& change : ways) {
     Pair pair;
