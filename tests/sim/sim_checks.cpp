@@ -32,7 +32,11 @@ void SimRun::excuse_scan(const std::string& words, Time begun) {
   const bool full =
       slots.slots - slots.used - slots.retired < running_most_ + 1 ||
       spare_grew_at_ >= begun;
-  if (!full && now.store.failed.empty() && !now.breaker_open &&
+  // Bad between the scan's look and its rescue.
+  const bool just_spoilt =
+      spoilt_at_ >= begun &&
+      words.find("MAIN can no longer read it") != std::string::npos;
+  if (!full && !just_spoilt && now.store.failed.empty() && !now.breaker_open &&
       !now.main.in_doubt && !now.spare.in_doubt)
     violate("scan: waits for no reason: " + words);
 }

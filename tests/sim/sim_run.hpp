@@ -164,6 +164,7 @@ class SimRun {
   std::string scan_log_;
   unsigned spare_grown_ = 0;
   Time spare_grew_at_ = 0;
+  Time spoilt_at_ = 0;  // the last fault
   const SimRound* round_ = nullptr;
   std::size_t next_ = 0;
   std::size_t segment_end_ = 0;
