@@ -91,9 +91,12 @@ Result<Superblock> format_spare(Backend& spare, const Backend& main,
 
   Superblock sb;
   sb.uuid = request.uuid.value_or(random_uuid());
-  sb.sequence = old ? old->sequence + 1 : 1;
+  // Fences off its server, which one that counts too high cannot have.
+  const bool follows =
+      old && std::max(old->sequence, old->owner_epoch) < kMaxSequence;
+  sb.sequence = follows ? old->sequence + 1 : 1;
   sb.map_sequence = 1;
-  sb.owner_epoch = old ? old->owner_epoch + 1 : 0;  // fences off its server
+  sb.owner_epoch = follows ? old->owner_epoch + 1 : 0;
   sb.main_bytes = main.info().size_bytes;
   sb.layout = *layout;
   sb.created_unix_seconds = request.now_unix_seconds;

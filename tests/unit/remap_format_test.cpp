@@ -288,6 +288,8 @@ TEST(RemapFormat, a_long_identity_is_cut_but_stays_its_own) {
   std::string b = a;
   b.back() = 'b';
   EXPECT_EQ(stored_identity("short"), "short");
+  const std::string longest(kIdentityBytes, 'i');
+  EXPECT_EQ(stored_identity(longest), longest);
   EXPECT_LE(stored_identity(a).size(), kIdentityBytes);
   EXPECT_NE(stored_identity(a), stored_identity(b));
   EXPECT_EQ(stored_identity(a), stored_identity(a));

@@ -84,6 +84,21 @@ TEST(RemapRefusal, a_log_that_has_failed_takes_no_change_of_any_kind) {
   EXPECT_TRUE(now == before || now.size() == before.size() + 1);
 }
 
+TEST(RemapRefusal, without_a_checkpoint_the_log_is_not_said_to_have_a_hole) {
+  Pair pair;
+  map_blocks(*pair.open(), 0, 5);
+  const Layout layout = survey_metadata(pair.spare)->superblock.layout;
+  for (const unsigned area : {0U, 1U})
+    ruin(pair.spare, layout.checkpoint(CopyIndex::tail, area), 512);
+  const auto survey = survey_metadata(pair.spare);
+  ASSERT_TRUE(survey);
+  std::string all;
+  for (const std::string& words : survey->copy(CopyIndex::tail).damages)
+    all += words + "\n";
+  EXPECT_TRUE(has(all, "no checkpoint")) << all;
+  EXPECT_FALSE(has(all, "hole")) << all;
+}
+
 // Found by fuzzing: the next epoch was one that no start believes.
 TEST(RemapRefusal, what_counts_too_high_is_read_and_never_written) {
   const std::vector<std::function<void(Superblock&)>> ways{
@@ -107,6 +122,11 @@ TEST(RemapRefusal, what_counts_too_high_is_read_and_never_written) {
     EXPECT_EQ(content_of(pair.spare), content) << "nothing was written";
     store = std::move(*pair.try_open(pair.spare, true));
     EXPECT_EQ(store->table().snapshot(), map);
+    store.reset();
+    FormatRequest request;
+    request.replace = survey->superblock.uuid;
+    ASSERT_TRUE(format_spare(pair.spare, pair.main, request));
+    map_blocks(*pair.open(), 0, 5);
   }
 }
 

@@ -6,6 +6,7 @@
 #include <cerrno>
 #include <set>
 
+#include "plugins/base/build_id.hpp"
 #include "plugins/base/crc32c.hpp"
 #include "tests/fakes/crash_backend.hpp"
 #include "tests/fakes/faulty_backend.hpp"
@@ -49,6 +50,7 @@ TEST(SpareFormat, a_new_spare_is_sound_and_empty_and_says_its_capacity) {
   EXPECT_EQ(survey->superblock.layout, made->layout);
   EXPECT_EQ(survey->superblock.created_unix_seconds, 1234U);
   EXPECT_EQ(survey->superblock.main_bytes, kMainBytes);
+  EXPECT_EQ(survey->superblock.build_id, build_id());
 }
 
 TEST(SpareFormat, refuses_a_valid_superblock_unless_its_uuid_is_typed) {
