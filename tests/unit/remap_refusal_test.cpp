@@ -397,6 +397,18 @@ TEST(RemapRefusal, a_last_block_is_completed_by_whole_sectors_of_spare) {
     ASSERT_EQ(now[i], i < 1024 ? std::byte{0x11} : std::byte{0x22}) << i;
 }
 
+TEST(RemapRefusal, growing_another_main_is_refused_by_its_name) {
+  Pair pair;
+  BackendInfo info = fake_disk_info("stranger", 2 * kMainBytes, 512, 4096);
+  info.name = "/dev/stranger";
+  info.identity = "wwn=2";
+  MemoryBackend other(info);
+  const auto content = content_of(pair.spare);
+  EXPECT_TRUE(
+      has(words_of(grow_main(other, pair.spare, no_log())), "/dev/stranger"));
+  EXPECT_EQ(content_of(pair.spare), content);
+}
+
 TEST(RemapRefusal, a_layout_that_nothing_computes_is_impossible) {
   const Layout good = *compute_layout(kSmallSpareBytes, 4096);
   ASSERT_TRUE(is_possible(good));
