@@ -115,6 +115,24 @@ TEST_F(RemapResume, a_spare_that_another_server_took_meanwhile_is_left_alone) {
   EXPECT_EQ(map_on(disk_).entries, theirs);
 }
 
+// Either superblock tells whose it is.
+TEST_F(RemapResume, one_superblock_that_can_be_read_is_enough) {
+  for (const CopyIndex copy : kCopies) {
+    spare_.remove_all();
+    auto store = open(spare_);
+    ASSERT_TRUE(map(*store, 1));
+    const auto rule = spare_.add_failing_call(FaultOp::flush, ETIMEDOUT);
+    ASSERT_FALSE(map(*store, 2));
+    EXPECT_EQ(spare_.fired(rule), 1U);
+    const auto bad = spare_.add_bad_range(
+        FaultOp::read, superblock_place(kSmallSpareBytes, copy).value, 512,
+        EIO);
+    const Status status = map(*store, 3);
+    EXPECT_TRUE(status) << status.error().text();
+    EXPECT_GE(spare_.fired(bad), 1U);
+  }
+}
+
 class RemapResumeNot : public RemapResume {
  protected:
   RemapResumeNot()
