@@ -173,7 +173,6 @@ void SimRun::clear(const SimOp& op) {
 }
 
 void SimRun::spoil(const SimOp& op) {
-  spoilt_at_ = model_.now();
   if (clears_ != 0) return;  // it would not know what it may zero
   const std::uint64_t first = op.offset / kSectorBytes;
   const std::uint64_t there = sim_place(op.offset) / kSectorBytes;
@@ -198,7 +197,6 @@ void SimRun::spoil(const SimOp& op) {
 }
 
 void SimRun::alone(const SimOp& op) {
-  spoilt_at_ = model_.now();
   if (!volume_->status().store.failed.empty()) return;
   const Layout layout = volume_->status().store.superblock.layout;
   SlotNo slot{op.offset % layout.slots};

@@ -123,6 +123,7 @@ class SimRun {
   // sim_checks.cpp
   // A change may fail only for a reason that is the disks'.
   void excuse_change(const Status& status, Time begun);
+  bool is_unreadable(const std::string& words);
   void excuse_scan(const std::string& words, Time begun);
   // Contract C12: a flush that failed is in the status.
   void check_doubt();
@@ -164,7 +165,6 @@ class SimRun {
   std::string scan_log_;
   unsigned spare_grown_ = 0;
   Time spare_grew_at_ = 0;
-  Time spoilt_at_ = 0;  // the last fault
   const SimRound* round_ = nullptr;
   std::size_t next_ = 0;
   std::size_t segment_end_ = 0;
