@@ -56,8 +56,11 @@ TEST_F(SpareRestore, a_map_that_can_be_read_is_not_overwritten_unless_forced) {
   const auto disk = twin_of(spare());
   expect_no(*disk, {uuid_, false}, "--lose-newer-data");
   expect_no(*disk, {std::nullopt, true}, "type --replace=");
+  const std::uint64_t epoch = survey_metadata(*disk)->superblock.owner_epoch;
   ASSERT_TRUE(restore(*disk, {uuid_, true}));
   EXPECT_GT(reached_, saved_.sequence);
+  EXPECT_GT(survey_metadata(*disk)->superblock.owner_epoch, epoch)
+      << "a server that still has it is fenced off";
   expect_restored(*disk);
 }
 
