@@ -264,6 +264,23 @@ TEST(RemapTable, every_range_about_every_entry_is_right) {
   EXPECT_TRUE(table.snapshot().empty());
 }
 
+// A large request over a map that is nearly empty: the entry's bit may be lower
+// in its word than the first block's is in its own.
+TEST(RemapTable, a_lone_entry_is_found_from_far_before_it) {
+  constexpr std::uint64_t kBlocks = 400;
+  for (std::uint64_t at = 0; at < kBlocks; ++at) {
+    RemapTable table(kBlocks);
+    const RemapEntry entry{BlockNo{at}, at, 0xFF};
+    table.put(entry);
+    for (std::uint64_t first = 0; first < kBlocks; ++first) {
+      ASSERT_EQ(find(table, first, kBlocks).has_value(), first <= at)
+          << at << " from " << first;
+      ASSERT_EQ(find(table, 0, first + 1).has_value(), at <= first)
+          << at << " up to " << first;
+    }
+  }
+}
+
 // As disks go bad: thousands of neighbours, and a few far away. Where all
 // leaves but a few lie in one spot, the hints say next to nothing.
 TEST(RemapTable, a_crowd_in_one_place_is_found_as_scattered_entries_are) {
