@@ -67,11 +67,9 @@ Status MirrorBackend::on_both(
     both = next.ok();
     if (!next) lose(next.error());
   }
-  // Where the old disk is bad the healer has the last word: the block goes to
-  // SPARE, or the client hears that nobody knows what is there.
-  const bool medium =
-      !status && status.error().error_class == ErrorClass::medium;
-  map_->end(offset.value, length, both && (status.ok() || medium));
+  // Where the old disk is bad the healer has the last word, but only of what it
+  // comes to: the rest of the request may be on the new disk alone.
+  map_->end(offset.value, length, both && status.ok());
   if (status && !both && both_)
     return make_error(ErrorClass::transport, EIO,
                       "the new MAIN failed, and a restart might find it in "
