@@ -67,8 +67,8 @@ Status MirrorBackend::on_both(
     both = next.ok();
     if (!next) lose(next.error());
   }
-  // Where the old disk is bad the healer has the last word, but only of what it
-  // comes to: the rest of the request may be on the new disk alone.
+  // Where the old disk is bad the healer has the last word; should it fail, what
+  // was written is on the new disk alone.
   map_->end(offset.value, length, both && status.ok());
   if (status && !both && both_)
     return make_error(ErrorClass::transport, EIO,

@@ -150,6 +150,34 @@ TEST(ReplaceFaults, a_region_loses_its_note_before_the_first_write_to_it) {
               rig.read(2 * kMiB, 4096) == 0);
 }
 
+// Found by the simulation: MAIN refuses a block, SPARE cannot take it, and what
+// the client was told has failed is on the new disk alone.
+TEST(ReplaceFaults, what_main_did_not_take_of_a_write_is_copied_again) {
+  ReplaceRig rig;
+  ASSERT_EQ(rig.write(0, 4 * kMiB, 1), 0);
+  ASSERT_TRUE(rig.start());
+  while (rig.replacer->status().copied_bytes < 4 * kMiB)
+    (void)rig.replacer->step();
+  rig.settle();
+  constexpr std::uint64_t kBad = 16384;
+  const auto on = [](MemoryBackend& disk) {
+    std::vector<std::byte> bytes(4096);
+    EXPECT_TRUE(disk.read(DeviceOffset{kBad}, bytes));
+    return bytes;
+  };
+  ASSERT_EQ(on(rig.main_disk), on(rig.next_disk));
+  const auto bad = rig.main.add_bad_range(FaultOp::write, kBad, 4096, EIO);
+  const auto flush = rig.spare.add_failing_call(FaultOp::flush, EIO);
+  ASSERT_EQ(rig.write(0, 131072, 2), EIO);
+  EXPECT_GE(rig.main.fired(bad), 1U);
+  EXPECT_EQ(rig.spare.fired(flush), 1U);
+  ASSERT_NE(on(rig.main_disk), on(rig.next_disk));
+  for (int i = 0; i < 20; ++i) rig.settle();
+  const auto state = unpack_replace_state(rig.notes);
+  ASSERT_TRUE(state);
+  EXPECT_TRUE(!state->in_sync.at(0) || on(rig.main_disk) == on(rig.next_disk));
+}
+
 // Another build may have written to MAIN meanwhile, or a tool.
 TEST(ReplaceFaults, notes_that_are_not_of_the_last_server_are_not_believed) {
   ReplaceRig rig;
