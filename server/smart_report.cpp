@@ -110,7 +110,8 @@ class Reader {
   }
 
   void add(std::optional<std::uint64_t> lba) {
-    if (!lba || seen_.contains(*lba)) return;
+    if (!lba || (report_.blocks != 0 && *lba >= report_.blocks)) return;
+    if (seen_.contains(*lba)) return;
     if (report_.lbas.size() >= kMaxSmartLbas) {
       ++report_.more_lbas;
       return;

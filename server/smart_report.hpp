@@ -15,7 +15,7 @@
 // Hostile  The text is a file's or a program's: its size, depth and number of
 //          values are bounded before it is parsed, a member of another type is
 //          as if it were not there, and a count larger than the disk has
-//          blocks is none.
+//          blocks is none, nor is an LBA behind the last of them.
 // Units    LBAs count logical blocks of the whole disk.
 // Errors   class caller, one line; ENODATA: the disk says nothing of use.
 

@@ -4,6 +4,7 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <fstream>
 #include <optional>
@@ -166,6 +167,22 @@ TEST(SmartReport, a_member_of_another_type_is_as_if_it_were_not_there) {
   json huge = json::parse(fixture("ata-pending.json"));
   huge["ata_pending_defects_log"]["count"] = ~std::uint64_t{0};
   EXPECT_EQ(parse_smart(huge.dump(), "x")->pending, 8U);
+}
+
+TEST(SmartReport, a_place_behind_the_end_of_the_disk_is_none) {
+  for (const char* file : {"ata-pending.json", "sas-failing.json"}) {
+    json whole = json::parse(fixture(file));
+    const SmartReport said = report(file);
+    ASSERT_FALSE(said.lbas.empty());
+    const auto last = *std::max_element(said.lbas.begin(), said.lbas.end());
+    whole["user_capacity"]["blocks"] = last + 1;
+    EXPECT_EQ(parse_smart(whole.dump(), file)->lbas, said.lbas);
+    whole["user_capacity"]["blocks"] = last;
+    const auto fewer = parse_smart(whole.dump(), file);
+    EXPECT_EQ(fewer->lbas.size(), said.lbas.size() - 1);
+    EXPECT_EQ(std::count(fewer->lbas.begin(), fewer->lbas.end(), last), 0);
+    EXPECT_EQ(fewer->more_lbas, 0U);
+  }
 }
 
 TEST(SmartReport, a_million_entries_cost_no_more_than_a_line) {
