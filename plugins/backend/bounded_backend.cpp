@@ -46,6 +46,11 @@ bool BoundedBackend::hangs() const {
   return late_ != 0;
 }
 
+Error BoundedBackend::given_up() const {
+  return make_error(ETIMEDOUT,
+                    info().name + ": did not answer in time, and is given up");
+}
+
 BoundedBackend::CallPtr BoundedBackend::start(
     std::function<Status(Call&)> work) {
   auto call = std::make_shared<Call>(std::move(work));
@@ -53,8 +58,7 @@ BoundedBackend::CallPtr BoundedBackend::start(
   MutexLock lock(mu_);
   if (lost_) {
     call->done = true;
-    call->status = make_error(
-        ETIMEDOUT, info().name + ": did not answer in time, and is given up");
+    call->status = given_up();
     return call;
   }
   if (idle_ <= queue_.size() && threads_.size() < kThreads) {
@@ -102,18 +106,16 @@ void BoundedBackend::run() {
     if (queue_.empty()) break;
     const CallPtr call = std::move(queue_.front());
     queue_.pop_front();
-    Status status = make_error(
-        ETIMEDOUT, info().name + ": did not answer in time, and is given up");
     // One that nobody waits for any more must not begin.
-    if (!call->given_up && !lost_) {
-      mu_.unlock();
-      try {
-        status = call->work(*call);
-      } catch (const std::bad_alloc&) {
-        status = make_error(ENOMEM, info().name);
-      }
-      mu_.lock();
+    const bool begins = !call->given_up && !lost_;
+    mu_.unlock();
+    Status status;
+    try {
+      status = begins ? call->work(*call) : given_up();
+    } catch (const std::bad_alloc&) {
+      status = make_error(ENOMEM, "memory");  // too short to need some
     }
+    mu_.lock();
     call->status = std::move(status);
     call->done = true;
     if (call->given_up) --late_;

@@ -65,6 +65,7 @@ class BoundedBackend final : public Backend {
  private:
   CallPtr start(std::function<Status(Call&)> work);
   void run();
+  Error given_up() const;
 
   std::unique_ptr<Backend> disk_;
   const std::chrono::milliseconds bound_;

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <new>
 #include <utility>
 
 namespace nbd_remap {
@@ -91,7 +92,13 @@ Status CopyMap::save(const std::vector<bool>& bits, bool clears) {
   for (std::uint64_t r = 0; r < regions_; ++r)
     if (bits[r]) region_[r].may_be_set = true;
   mu_.unlock();
-  Status status = save_(bits, clears);
+  Status status;
+  try {
+    status = save_(bits, clears);
+  } catch (const std::bad_alloc&) {
+    // As after any error: what SPARE has now nobody knows.
+    status = make_error(ENOMEM, "spare");
+  }
   mu_.lock();
   saving_ = false;
   if (status)

@@ -11,71 +11,40 @@ MirrorBackend::MirrorBackend(std::unique_ptr<Backend>&& present,
                              std::shared_ptr<BoundedBackend> next,
                              std::shared_ptr<CopyMap> map,
                              std::function<void()> on_loss)
-    : next_(std::move(next)),
+    : next_(std::move(next), "MAIN", std::move(on_loss)),
       map_(std::move(map)),
-      on_loss_(std::move(on_loss)),
       info_(present->info()),
       present_(std::move(present)) {
-  if (!next_) {
-    lost_ = true;
-    return;
-  }
-  // What the volume sends must fit both.
-  info_.logical_block_bytes =
-      std::max(info_.logical_block_bytes, next_->info().logical_block_bytes);
-  info_.fast_zero = info_.fast_zero && next_->info().fast_zero;
-}
-
-void MirrorBackend::lose(const Error& error) {
-  {
-    MutexLock lock(mu_);
-    if (lost_) return;
-    why_ = error;
-    lost_ = true;
-  }
-  on_loss_();
-}
-
-Error MirrorBackend::why_lost() const {
-  MutexLock lock(mu_);
-  return why_;
+  next_.narrow(info_);
 }
 
 Status MirrorBackend::on_both(
     DeviceOffset offset, std::uint64_t length,
     const std::function<Status()>& here,
-    const std::function<BoundedBackend::CallPtr()>& there) {
+    const std::function<BoundedBackend::CallPtr(BoundedBackend&)>& there) {
   if (length == 0) return {};
   const auto turn = turns_.take(offset.value, length);
   if (!turn)
     return make_error(ETIMEDOUT,
                       info_.name + ": another write there has not ended");
-  Status status = map_->begin(offset.value, length);
-  if (!status) {
-    map_->end(offset.value, length, true);  // neither disk was written
+  // Whatever comes: what began ends. As it stands neither disk was written.
+  struct Noted {
+    ~Noted() { map.end(offset, length, both); }
+    CopyMap& map;
+    const std::uint64_t offset;
+    const std::uint64_t length;
+    bool both;
+  } noted{*map_, offset.value, length, true};
+  if (const Status status = map_->begin(offset.value, length); !status)
     // Never class medium: it is not MAIN that is bad there.
     return make_error(ErrorClass::full, EIO,
                       "the replacement of MAIN cannot be noted on SPARE: " +
                           status.error().text());
-  }
-  BoundedBackend::CallPtr call;
-  if (!lost_) call = there();
-  status = here();
-  bool both = false;
-  if (call) {
-    const Status next = next_->wait(call);
-    both = next.ok();
-    if (!next) lose(next.error());
-  }
-  // Where the old disk is bad the healer has the last word; should it fail, what
-  // was written is on the new disk alone.
-  map_->end(offset.value, length, both && status.ok());
-  if (status && !both && both_)
-    return make_error(ErrorClass::transport, EIO,
-                      "the new MAIN failed, and a restart might find it in "
-                      "use: " +
-                          why_lost().text());
-  return status;
+  auto written = next_.along(here, there);
+  // Where the old disk is bad the healer has the last word; should it fail,
+  // what was written is on the new disk alone.
+  noted.both = written.both;
+  return next_.answer(std::move(written));
 }
 
 Status MirrorBackend::write(DeviceOffset offset, ConstBytes data,
@@ -83,7 +52,9 @@ Status MirrorBackend::write(DeviceOffset offset, ConstBytes data,
   return on_both(
       offset, data.size(),
       [&] { return present_->write(offset, data, durability); },
-      [&] { return next_->start_write(offset, data, durability); });
+      [&](BoundedBackend& next) {
+        return next.start_write(offset, data, durability);
+      });
 }
 
 Status MirrorBackend::zero(DeviceOffset offset, std::uint64_t length,
@@ -97,26 +68,21 @@ Status MirrorBackend::zero(DeviceOffset offset, std::uint64_t length,
   return on_both(
       offset, length,
       [&] { return present_->zero(offset, length, mode, durability); },
-      [&] { return next_->start_zero(offset, length, mode, durability); });
+      [&](BoundedBackend& next) {
+        return next.start_zero(offset, length, mode, durability);
+      });
 }
 
 Status MirrorBackend::trim(DeviceOffset offset, std::uint64_t length) {
   return on_both(
       offset, length, [&] { return present_->trim(offset, length); },
-      [&] { return next_->start_trim(offset, length); });
-}
-
-Status MirrorBackend::flush_next() {
-  if (lost_) return why_lost();
-  Status status = next_->flush();
-  if (!status) lose(status.error());
-  return status;
+      [&](BoundedBackend& next) { return next.start_trim(offset, length); });
 }
 
 Status MirrorBackend::flush() {
   Status status = present_->flush();
-  Status next = flush_next();
-  if (status && !next && both_) return next;
+  Status next = next_.flush();
+  if (status && !next && next_.needed()) return next;
   return status;
 }
 

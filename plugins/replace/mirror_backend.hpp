@@ -9,7 +9,7 @@
 //             would change at the switch.
 // Lost        After the new disk failed once nothing more is sent to it; the
 //             CopyMap goes on noting what it lacks.
-// Both        After must_have_both() an error of the new one is one of the
+// Both        After NextDisk::must_have() an error of the new one is one of the
 //             request: for the time when a restart might find either disk.
 // Errors      The old disk's. EIO (class full) when a write had to be noted on
 //             SPARE first and could not be.
@@ -17,15 +17,13 @@
 // Waits       a change for those that overlap it, at most the bound of
 //             WriteTurns (ETIMEDOUT).
 
-#include <atomic>
 #include <functional>
 #include <memory>
 #include <vector>
 
 #include "plugins/backend/backend.hpp"
-#include "plugins/backend/bounded_backend.hpp"
-#include "plugins/base/mutex.hpp"
 #include "plugins/replace/copy_map.hpp"
+#include "plugins/replace/next_disk.hpp"
 #include "plugins/replace/write_turns.hpp"
 
 namespace nbd_remap {
@@ -39,13 +37,7 @@ class MirrorBackend final : public Backend {
                 std::shared_ptr<BoundedBackend> next,
                 std::shared_ptr<CopyMap> map, std::function<void()> on_loss);
 
-  // The new disk failed, as the copier found out.
-  void lose(const Error& error);
-  bool lost() const { return lost_; }
-  Error why_lost() const;
-  void must_have_both(bool on) { both_ = on; }
-  // Only the new one. Once lost: its error.
-  Status flush_next();
+  NextDisk& next() { return next_; }
   // To be taken out, when this is to be destroyed.
   std::unique_ptr<Backend>& present() { return present_; }
 
@@ -70,19 +62,15 @@ class MirrorBackend final : public Backend {
   Result<std::uint64_t> grow() override;
 
  private:
-  Status on_both(DeviceOffset offset, std::uint64_t length,
-                 const std::function<Status()>& here,
-                 const std::function<BoundedBackend::CallPtr()>& there);
+  Status on_both(
+      DeviceOffset offset, std::uint64_t length,
+      const std::function<Status()>& here,
+      const std::function<BoundedBackend::CallPtr(BoundedBackend&)>& there);
 
-  const std::shared_ptr<BoundedBackend> next_;
+  NextDisk next_;
   const std::shared_ptr<CopyMap> map_;
-  const std::function<void()> on_loss_;
   BackendInfo info_;
   WriteTurns turns_;
-  std::atomic<bool> lost_{false};
-  std::atomic<bool> both_{false};
-  mutable Mutex mu_;
-  Error why_ GUARDED_BY(mu_);
   std::unique_ptr<Backend> present_;
 };
 

@@ -77,13 +77,14 @@ void Replacer::stop() {
   }
   if (thread_.joinable()) thread_.join();
   MutexLock lock(work_mu_);
-  if (mirror_ == nullptr || mirror_->lost() || phase() != ReplacePhase::copying)
+  if (mirror_ == nullptr || mirror_->next().lost() ||
+      phase() != ReplacePhase::copying)
     return;
   const auto map = this->map();
   (void)map->settle_point();
   const std::uint64_t point = map->settle_point();
   Status status = volume_.flush_main();
-  if (status) status = mirror_->flush_next();
+  if (status) status = mirror_->next().flush();
   if (status) status = map->settle(point);
   if (!status)
     log_(LogLevel::warning, "replace: more than needed will be copied again: " +

@@ -30,7 +30,7 @@ bool is_zero(ConstBytes bytes) {
 
 std::chrono::milliseconds Replacer::copy_step() {
   if (paused_) return kIdle;
-  if (mirror_->lost()) return lost_step();
+  if (mirror_->next().lost()) return lost_step();
   if (clock_.now() >= next_note_) note_in_sync();
   const auto map = this->map();
   const auto chunk = map->next();
@@ -119,7 +119,7 @@ std::chrono::milliseconds Replacer::copy_chunk(std::uint64_t chunk,
     if (!status) return wait_for(error_words(status.error()), kPeriod);
   }
   if (!wrote) {
-    mirror_->lose(wrote.error());
+    mirror_->next().lose(wrote.error());
     return Milliseconds(0);
   }
   tries_ = written ? 0 : tries_ + 1;
@@ -159,13 +159,13 @@ std::chrono::milliseconds Replacer::check_chunk(std::uint64_t chunk) {
   const Status status =
       next_->read(DeviceOffset{offset_of(chunk).value}, buffer.bytes());
   if (!status) {
-    mirror_->lose(status.error());
+    mirror_->next().lose(status.error());
     return Milliseconds(0);
   }
   // A write that began before the read ended has taken the checksum away.
   const auto crc = map->crc(chunk);
   if (crc && *crc != crc32c(buffer.bytes())) {
-    mirror_->lose(make_error(
+    mirror_->next().lose(make_error(
         EIO, fmt::format("{}: {} bytes at {} are not what was written there",
                          next_->info().name, buffer.size(),
                          offset_of(chunk).value)));
@@ -206,7 +206,7 @@ void Replacer::note_in_sync() {
   const auto map = this->map();
   const std::uint64_t point = map->settle_point();
   Status status = volume_.flush_main();
-  if (!status || !mirror_->flush_next()) return;  // the latter ends it
+  if (!status || !mirror_->next().flush()) return;  // the latter ends it
   status = map->settle(point);
   if (!status)
     tell(LogLevel::warning,

@@ -32,16 +32,16 @@ std::chrono::milliseconds Replacer::switch_step() {
                                 ": an earlier flush failed, so nobody knows "
                                 "what it holds; start the server anew");
         Status ready = main.flush();
-        if (ready) ready = mirror_->flush_next();
+        if (ready) ready = mirror_->next().flush();
         if (!ready) return ready;
         // A server that starts after this may find either disk in the
         // superblock.
-        mirror_->must_have_both(true);
+        mirror_->next().must_have(true);
         ready = volume_.set_main(next_->info().identity, next_bytes_);
         if (!ready) {
           if (ready.error().error_class != ErrorClass::caller)
             undecided_ = true;
-          mirror_->must_have_both(undecided_);
+          mirror_->next().must_have(undecided_);
           return ready;
         }
         main.exchange(
@@ -54,7 +54,7 @@ std::chrono::milliseconds Replacer::switch_step() {
       });
   if (more) return Milliseconds(0);
   if (!status) {
-    if (mirror_->lost() && !undecided_) return Milliseconds(0);
+    if (mirror_->next().lost() && !undecided_) return Milliseconds(0);
     return wait_for(
         undecided_ ? "SPARE failed while it noted the switch; both disks are "
                      "written until it is back, or the server starts anew: " +
@@ -107,7 +107,7 @@ std::chrono::milliseconds Replacer::fold_step() {
 }
 
 std::chrono::milliseconds Replacer::lost_step() {
-  const Error why = mirror_->why_lost();
+  const Error why = mirror_->next().why_lost();
   if (undecided_)
     return wait_for(
         "the new disk failed while SPARE has not decided which is "

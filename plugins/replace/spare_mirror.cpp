@@ -10,16 +10,12 @@ namespace nbd_remap {
 SpareMirror::SpareMirror(std::unique_ptr<Backend>&& present,
                          std::shared_ptr<BoundedBackend> next,
                          const Layout& layout, std::function<void()> on_loss)
-    : next_(std::move(next)),
+    : next_(std::move(next), "SPARE", std::move(on_loss)),
       layout_(layout),
-      on_loss_(std::move(on_loss)),
       info_(present->info()),
       holds_(layout.slot_end()),
       present_(std::move(present)) {
-  // What the volume sends must fit both.
-  info_.logical_block_bytes =
-      std::max(info_.logical_block_bytes, next_->info().logical_block_bytes);
-  info_.fast_zero = info_.fast_zero && next_->info().fast_zero;
+  next_.narrow(info_);
 }
 
 bool SpareMirror::holds(SlotNo slot) const {
@@ -40,21 +36,6 @@ void SpareMirror::copied(SlotNo slot, std::uint64_t lost) {
   else
     lost_sectors_.erase(slot.value);
   holds_[slot.value] = true;
-}
-
-void SpareMirror::lose(const Error& error) {
-  {
-    MutexLock lock(mu_);
-    if (lost_) return;
-    why_ = error;
-    lost_ = true;
-  }
-  on_loss_();
-}
-
-Error SpareMirror::why_lost() const {
-  MutexLock lock(mu_);
-  return why_;
 }
 
 bool SpareMirror::is_slot(DeviceOffset offset) const {
@@ -93,28 +74,15 @@ void SpareMirror::note(std::uint64_t offset, std::uint64_t length, bool both) {
 Status SpareMirror::on_both(
     DeviceOffset offset, std::uint64_t length,
     const std::function<Status()>& here,
-    const std::function<BoundedBackend::CallPtr()>& there) {
+    const std::function<BoundedBackend::CallPtr(BoundedBackend&)>& there) {
   if (length == 0 || !is_slot(offset)) return here();
   const auto turn = turns_.take(offset.value, length);
   if (!turn)
     return make_error(ETIMEDOUT,
                       info_.name + ": an earlier write there has not ended");
-  BoundedBackend::CallPtr call;
-  if (!lost_) call = there();
-  Status status = here();
-  bool both = false;
-  if (call) {
-    const Status next = next_->wait(call);
-    both = next.ok();
-    if (!next) lose(next.error());
-  }
-  note(offset.value, length, both && status.ok());
-  if (status && !both && both_)
-    return make_error(ErrorClass::transport, EIO,
-                      "the new SPARE failed, and a restart might find it in "
-                      "use: " +
-                          why_lost().text());
-  return status;
+  auto written = next_.along(here, there);
+  note(offset.value, length, written.both);
+  return next_.answer(std::move(written));
 }
 
 Status SpareMirror::write(DeviceOffset offset, ConstBytes data,
@@ -122,7 +90,9 @@ Status SpareMirror::write(DeviceOffset offset, ConstBytes data,
   return on_both(
       offset, data.size(),
       [&] { return present_->write(offset, data, durability); },
-      [&] { return next_->start_write(offset, data, durability); });
+      [&](BoundedBackend& next) {
+        return next.start_write(offset, data, durability);
+      });
 }
 
 Status SpareMirror::zero(DeviceOffset offset, std::uint64_t length,
@@ -136,7 +106,9 @@ Status SpareMirror::zero(DeviceOffset offset, std::uint64_t length,
   return on_both(
       offset, length,
       [&] { return present_->zero(offset, length, mode, durability); },
-      [&] { return next_->start_zero(offset, length, mode, durability); });
+      [&](BoundedBackend& next) {
+        return next.start_zero(offset, length, mode, durability);
+      });
 }
 
 // What is there afterwards may differ: it is copied again.
@@ -148,11 +120,8 @@ Status SpareMirror::trim(DeviceOffset offset, std::uint64_t length) {
 
 Status SpareMirror::flush() {
   Status status = present_->flush();
-  if (!both_ || !status) return status;
-  if (lost_) return why_lost();
-  Status next = next_->flush();
-  if (!next) lose(next.error());
-  return next;
+  if (!status || !next_.needed()) return status;
+  return next_.flush();
 }
 
 Result<std::uint64_t> SpareMirror::grow() {

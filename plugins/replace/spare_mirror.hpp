@@ -9,21 +9,20 @@
 //                 old disk has, but for the sectors that lost() names. So it
 //                 must never be said while a change of it is under way.
 //             (2) No sector is lost that was written to both since.
-// Both        After must_have_both() an error of the new one is one of the
+// Both        After NextDisk::must_have() an error of the new one is one of the
 //             request, and a flush is one of both: for the time when a restart
 //             might find either disk.
 // Threads     any, at once. copied(): nobody writes to that slot.
 
-#include <atomic>
 #include <functional>
 #include <map>
 #include <memory>
 #include <vector>
 
 #include "plugins/backend/backend.hpp"
-#include "plugins/backend/bounded_backend.hpp"
 #include "plugins/base/mutex.hpp"
 #include "plugins/remap/remap_layout.hpp"
+#include "plugins/replace/next_disk.hpp"
 #include "plugins/replace/write_turns.hpp"
 
 namespace nbd_remap {
@@ -40,10 +39,7 @@ class SpareMirror final : public Backend {
   std::uint64_t lost_sectors(SlotNo slot) const;
   void copied(SlotNo slot, std::uint64_t lost);
 
-  void lose(const Error& error);
-  bool lost() const { return lost_; }
-  Error why_lost() const;
-  void must_have_both(bool on) { both_ = on; }
+  NextDisk& next() { return next_; }
   // To be taken out, when this is to be destroyed.
   std::unique_ptr<Backend>& present() { return present_; }
 
@@ -69,20 +65,17 @@ class SpareMirror final : public Backend {
 
  private:
   bool is_slot(DeviceOffset offset) const;
-  Status on_both(DeviceOffset offset, std::uint64_t length,
-                 const std::function<Status()>& here,
-                 const std::function<BoundedBackend::CallPtr()>& there);
+  Status on_both(
+      DeviceOffset offset, std::uint64_t length,
+      const std::function<Status()>& here,
+      const std::function<BoundedBackend::CallPtr(BoundedBackend&)>& there);
   void note(std::uint64_t offset, std::uint64_t length, bool both);
 
-  const std::shared_ptr<BoundedBackend> next_;
+  NextDisk next_;
   const Layout layout_;
-  const std::function<void()> on_loss_;
   BackendInfo info_;
   WriteTurns turns_;
-  std::atomic<bool> lost_{false};
-  std::atomic<bool> both_{false};
   mutable Mutex mu_;
-  Error why_ GUARDED_BY(mu_);
   std::vector<bool> holds_ GUARDED_BY(mu_);
   std::map<std::uint64_t, std::uint64_t> lost_sectors_ GUARDED_BY(mu_);
   std::unique_ptr<Backend> present_;

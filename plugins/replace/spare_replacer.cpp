@@ -27,10 +27,10 @@ std::chrono::milliseconds SpareReplacer::step() {
 
 std::chrono::milliseconds SpareReplacer::copy_step() {
   if (undecided_) return undecided_step();
-  if (mirror_->lost()) {
+  if (mirror_->next().lost()) {
     const Status done =
         end(ReplacePhase::failed,
-            "the new disk failed: " + error_words(mirror_->why_lost()));
+            "the new disk failed: " + error_words(mirror_->next().why_lost()));
     return done ? kIdle : wait_for(error_words(done.error()), kPeriod);
   }
   const auto wanted = [this](SlotNo slot)
@@ -41,7 +41,7 @@ std::chrono::milliseconds SpareReplacer::copy_step() {
   do {
     const auto next = volume_.with_slot(cursor_, wanted, copy);
     if (!next) {
-      if (mirror_->lost()) return Milliseconds(0);
+      if (mirror_->next().lost()) return Milliseconds(0);
       return wait_for(error_words(next.error()), kPeriod);
     }
     if (!*next) {
@@ -62,12 +62,12 @@ std::chrono::milliseconds SpareReplacer::copy_step() {
 // Nobody else writes there now.
 Status SpareReplacer::copy_slot(const Volume::SlotContent& slot) {
   const SlotNo number = slot.entry.slot();
-  if (mirror_->lost()) return mirror_->why_lost();
+  if (mirror_->next().lost()) return mirror_->next().why_lost();
   if (mirror_->holds(number)) return {};
   Status written =
       next_->write(layout_.slot(number), slot.bytes, Durability::cached);
   if (!written) {
-    mirror_->lose(written.error());
+    mirror_->next().lose(written.error());
     return written;
   }
   const std::uint64_t lost = slot.entry.valid & ~slot.known;
@@ -100,7 +100,7 @@ std::chrono::milliseconds SpareReplacer::switch_step() {
                                      "anew");
         if (Status flushed = spare.flush(); !flushed) return flushed;
         if (Status flushed = next_->flush(); !flushed) {
-          mirror_->lose(flushed.error());
+          mirror_->next().lose(flushed.error());
           return flushed;
         }
         MoveRequest request;
@@ -112,7 +112,7 @@ std::chrono::milliseconds SpareReplacer::switch_step() {
         };
         // A server that starts after this may find either disk.
         request.decides = [this]() REQUIRES(work_mu_) {
-          mirror_->must_have_both(true);
+          mirror_->next().must_have(true);
         };
         request.exchange = [&]() REQUIRES(work_mu_) {
           spare.exchange(
@@ -132,9 +132,9 @@ std::chrono::milliseconds SpareReplacer::switch_step() {
     return switched();
   }
   if (more || (status && moved == Moved::no)) return Milliseconds(0);
-  if (moved == Moved::next_failed) mirror_->lose(status.error());
+  if (moved == Moved::next_failed) mirror_->next().lose(status.error());
   undecided_ = moved == Moved::undecided;
-  if (mirror_->lost() && !undecided_) return Milliseconds(0);
+  if (mirror_->next().lost() && !undecided_) return Milliseconds(0);
   return wait_for(
       undecided_ ? "the old SPARE failed while it noted the switch; both disks "
                    "are written until it is back, or the server starts anew: " +
@@ -149,7 +149,7 @@ std::chrono::milliseconds SpareReplacer::undecided_step() {
       kDrain, [](Disk&, RemapStore& store) { return store.resume(); });
   if (!back) return kPeriod;
   undecided_ = false;
-  mirror_->must_have_both(false);
+  mirror_->next().must_have(false);
   tell(LogLevel::info, "the old disk still is SPARE, tried again");
   return Milliseconds(0);
 }

@@ -1,10 +1,13 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// Contract L1: each allocation of the start of a replacement fails in turn. The
-// start fails with ENOMEM (or does without), the volume keeps its disk and goes
-// on, and the next start replaces it.
+// Contract L1: each allocation of the start of a replacement fails in turn, and
+// each of a write that both disks get. The start fails with ENOMEM (or does
+// without), the volume keeps its disk and goes on, and the next start replaces
+// it. After such a write the replacement still comes to its end, and the new
+// disk has what was read from the old one.
 #include <gtest/gtest.h>
 
 #include <cerrno>
+#include <chrono>
 #include <cstdint>
 #include <new>
 #include <string>
@@ -84,6 +87,62 @@ TEST(AllocReplace, a_start_without_memory_leaves_spare_in_its_place) {
     }
     EXPECT_TRUE(rig.world.run_to(ReplacePhase::done));
     EXPECT_TRUE(same_as_written(rig.world));
+    return fired;
+  });
+}
+
+TEST(AllocReplace, a_write_without_memory_is_the_same_on_both_mains) {
+  each_allocation(5, [](std::uint64_t n) {
+    SCOPED_TRACE("allocation " + std::to_string(n));
+    ReplaceRig rig;
+    EXPECT_EQ(rig.write(0, 4 * kMiB, 1), 0);
+    EXPECT_EQ(rig.write(kMiB, 2 * kBlock, 1), 0);
+    EXPECT_TRUE(rig.start());
+    while (rig.replacer->status().copied_bytes < 4 * kMiB)
+      (void)rig.replacer->step();
+    rig.settle();
+    const auto state = unpack_replace_state(rig.notes);
+    EXPECT_TRUE(state && state->in_sync.at(0));
+    const Status status = strike(n, [&]() -> Status {
+      const int errnum = rig.write(kMiB, 2 * kBlock, 2);
+      if (errnum != 0) return make_error(errnum, "write");
+      return {};
+    });
+    const bool fired = AllocFault::fired() != 0;
+    AllocFault::set(AllocFault::kNever, false);
+    const bool is_new = rig.holds(kMiB, 2 * kBlock, 2);
+    EXPECT_TRUE(is_new || rig.holds(kMiB, 2 * kBlock, 1));
+    EXPECT_TRUE(is_new || !status);
+    // Nor does it keep the next write waiting.
+    const auto began = std::chrono::steady_clock::now();
+    EXPECT_EQ(rig.write(kBlock, kBlock, 3), 0);
+    EXPECT_LT(std::chrono::steady_clock::now() - began, CopyMap::kPatience);
+    EXPECT_TRUE(rig.run_to(ReplacePhase::done));
+    EXPECT_TRUE(rig.holds(kMiB, 2 * kBlock, is_new ? 2 : 1));
+    EXPECT_TRUE(rig.holds(kBlock, kBlock, 3));
+    return fired;
+  });
+}
+
+TEST(AllocReplace, a_write_without_memory_is_the_same_on_both_spares) {
+  each_allocation(5, [](std::uint64_t n) {
+    SCOPED_TRACE("allocation " + std::to_string(n));
+    SpareRig rig;
+    EXPECT_TRUE(rig.world.replacer->start("next", false));
+    (void)rig.world.replacer->step();
+    const Status status = strike(n, [&]() -> Status {
+      const int errnum = rig.world.write(20 * kBlock, kBlock, 3);
+      if (errnum != 0) return make_error(errnum, "write");
+      return {};
+    });
+    const bool fired = AllocFault::fired() != 0;
+    AllocFault::set(AllocFault::kNever, false);
+    const bool is_new = rig.world.holds(20 * kBlock, kBlock, 3);
+    EXPECT_TRUE(is_new || rig.world.holds(20 * kBlock, kBlock, 2));
+    EXPECT_TRUE(is_new || !status);
+    EXPECT_TRUE(rig.world.run_to(ReplacePhase::done));
+    EXPECT_TRUE(rig.world.holds(20 * kBlock, kBlock, is_new ? 3 : 2));
+    EXPECT_EQ(rig.world.write(20 * kBlock, kBlock, 4), 0);
     return fired;
   });
 }
