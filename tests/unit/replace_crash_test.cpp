@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <atomic>
 #include <cstdlib>
 #include <map>
 #include <random>
@@ -95,7 +96,8 @@ class World {
     return false;
   }
   void cut_at(std::uint64_t n) {
-    auto left = std::make_shared<std::uint64_t>(n);
+    // The new disk is written to by another thread.
+    auto left = std::make_shared<std::atomic<std::uint64_t>>(n);
     const auto hook = [this, left](const Operation&) {
       if (--*left != 0) return;
       for (CrashBackend* d : {&main_disk_, &next_disk_, &spare_disk_})
