@@ -64,8 +64,9 @@ std::vector<int> open_sockets() {
     int fd = -1;
     const char* name = entry->d_name;
     std::from_chars(name, name + std::strlen(name), fd);
-    struct stat st {};
-    if (fd >= 0 && ::fstat(fd, &st) == 0 && S_ISSOCK(st.st_mode))
+    int type = 0;
+    socklen_t length = sizeof type;
+    if (fd >= 0 && ::getsockopt(fd, SOL_SOCKET, SO_TYPE, &type, &length) == 0)
       sockets.push_back(fd);
   }
   return sockets;
