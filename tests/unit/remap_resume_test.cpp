@@ -220,5 +220,116 @@ TEST_F(RemapResume, a_cut_while_it_comes_back_leaves_one_map_or_the_other) {
   EXPECT_GT(without, 500);
 }
 
+// What is found when a SPARE that was lost is back.
+class RemapBack : public testing::Test {
+ protected:
+  RemapBack() : disk_(remote_info()), faulty_(disk_) {
+    EXPECT_TRUE(format_spare(disk_, main_, {}));
+  }
+  void open() {
+    auto store =
+        RemapStore::open(faulty_, binding_of(main_), false, log_.sink());
+    ASSERT_TRUE(store) << store.error().text();
+    store_ = std::move(*store);
+    map_blocks(*store_, 0, 5);
+  }
+  void lose() {
+    const auto rule =
+        faulty_.add_failing_call(kAnyOp, ETIMEDOUT, {.sticky = true});
+    ASSERT_FALSE(store_->commit({pending(50, 0x0f)}));
+    ASSERT_GE(faulty_.fired(rule), 1U);
+    faulty_.remove(rule);
+  }
+
+  MemoryBackend main_{kMainBytes};
+  MemoryBackend disk_;
+  FaultyBackend faulty_;
+  LogLines log_;
+  std::unique_ptr<RemapStore> store_;
+};
+
+TEST_F(RemapBack, a_disk_without_a_map_is_not_gone_on_with) {
+  open();
+  lose();
+  const Layout& l = store_->layout();
+  for (const CopyIndex c : kCopies)
+    for (const unsigned area : {0U, 1U})
+      ruin(disk_, l.checkpoint(c, area), 512);
+  EXPECT_TRUE(has(words_of(store_->commit({pending(51, 0x0f)})),
+                  "no copy can be believed"));
+  EXPECT_TRUE(has(words_of(store_->commit({pending(51, 0x0f)})),
+                  "no copy can be believed"));
+}
+
+// Every call of a resume in turn fails as a lost connection does.
+TEST_F(RemapBack, a_resume_that_is_cut_is_done_again) {
+  open();
+  const auto before = store_->table().snapshot();
+  std::uint64_t cut = 0;
+  for (std::uint64_t nth = 1; nth < 200; ++nth) {
+    lose();
+    // One copy has to be written anew as well.
+    ruin(disk_, store_->layout().record(CopyIndex::tail, 0), 512);
+    const auto rule = faulty_.add_failing_call(kAnyOp, ETIMEDOUT, {.nth = nth});
+    const Status status = store_->resume();
+    const bool fired = faulty_.fired(rule) != 0;
+    faulty_.remove(rule);
+    if (status && !fired) break;
+    cut += !status;
+    const Status again = store_->resume();
+    ASSERT_TRUE(again) << nth << ": " << again.error().text();
+    ASSERT_EQ(store_->table().snapshot(), before);
+    ASSERT_EQ(map_on(disk_).entries, before);
+  }
+  EXPECT_GT(cut, 8U);
+}
+
+// Calls are lost while SPARE grows, or only their answers.
+TEST_F(RemapBack, a_growth_that_may_have_counted_is_not_guessed_at) {
+  constexpr std::uint64_t kMore = 2 * kSmallSpareBytes;
+  std::uint64_t unknown = 0;
+  std::uint64_t went_on = 0;
+  for (std::uint64_t i = 2; i < 120; ++i) {
+    const std::uint64_t nth = i / 2;
+    SCOPED_TRACE(i);
+    MemoryBackend disk(remote_info());
+    ASSERT_TRUE(format_spare(disk, main_, {}));
+    FaultyBackend faulty(disk);
+    auto opened =
+        RemapStore::open(faulty, binding_of(main_), false, log_.sink());
+    ASSERT_TRUE(opened) << opened.error().text();
+    RemapStore& store = **opened;
+    map_blocks(store, 0, 5);
+    const auto before = store.table().snapshot();
+    disk.enlarge(kMore);
+    ASSERT_TRUE(disk.grow());
+    const auto rule = faulty.add_failing_call(
+        kAnyOp, ETIMEDOUT, {.nth = nth, .sticky = true, .done = i % 2 == 0});
+    const Status grown = store.grow_spare(kMore);
+    const bool fired = faulty.fired(rule) != 0;
+    faulty.remove(rule);
+    if (!fired) {
+      EXPECT_TRUE(grown);
+      break;
+    }
+    const Status next = store.commit({pending(500, 0x0f)});
+    if (next)
+      ++went_on;
+    else if (has(words_of(next), "unknown to what size it grew"))
+      ++unknown;
+    else
+      ADD_FAILURE() << words_of(next);
+    const auto survey = survey_metadata(disk, SpareSize::or_enlarged, kMore);
+    ASSERT_TRUE(survey) << survey.error().text();
+    ASSERT_TRUE(survey->best) << survey->refusal;
+    MapState found = survey->chosen().state;
+    std::erase_if(found.entries,
+                  [](const RemapEntry& e) { return e.block.value == 500; });
+    EXPECT_EQ(found.entries, before);
+  }
+  EXPECT_GT(went_on, 0U);
+  EXPECT_GT(unknown, 0U);
+}
+
 }  // namespace
 }  // namespace nbd_remap

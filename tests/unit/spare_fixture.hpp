@@ -90,6 +90,21 @@ inline MapState map_on(Backend& spare) {
   return survey->best ? survey->chosen().state : MapState{};
 }
 
+inline std::string words_of(const Status& status) {
+  return status ? "" : status.error().text();
+}
+template <class T>
+std::string words_of(const Result<T>& result) {
+  return result ? "" : result.error().text();
+}
+inline bool has(const std::string& text, const std::string& words) {
+  return text.find(words) != std::string::npos;
+}
+inline void ruin(Backend& disk, DeviceOffset at, std::uint64_t length) {
+  const std::vector<std::byte> bytes(length, std::byte{0x5a});
+  ASSERT_TRUE(disk.write(at, bytes, Durability::cached));
+}
+
 inline RemapEntry remapped(std::uint64_t block, SlotNo slot,
                            std::uint64_t valid = 0xff) {
   return {BlockNo{block}, slot.value, valid};

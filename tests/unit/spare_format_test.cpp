@@ -29,10 +29,6 @@ std::string refused(Backend& spare, const Backend& main,
   return made ? "" : made.error().text();
 }
 
-bool has(const std::string& text, const std::string& words) {
-  return text.find(words) != std::string::npos;
-}
-
 TEST(SpareFormat, a_new_spare_is_sound_and_empty_and_says_its_capacity) {
   const MemoryBackend main(kMainBytes);
   MemoryBackend spare(kSmallSpareBytes);
