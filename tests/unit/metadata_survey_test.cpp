@@ -87,6 +87,41 @@ TEST(MetadataSurvey, an_older_copy_is_damaged_and_not_believed) {
   }
 }
 
+// Behind the end of a log that began anew is what it was before.
+TEST(MetadataSurvey, a_copy_that_lags_says_where_its_log_ends_and_why) {
+  Pair pair;
+  auto store = pair.open();
+  std::uint64_t block = 0;
+  const auto commit = [&] {
+    ASSERT_TRUE(store->commit({pending(block++ % 100, 1)}));
+  };
+  const std::uint64_t records = store->layout().log_records;
+  while (store->status().log_length < records) commit();
+  const std::uint64_t older = store->status().sequence - records + 3;
+  while (store->status().log_length > 2) commit();
+  for (const CopyIndex late : kCopies) {
+    const DeviceOffset place =
+        store->layout().record(late, store->status().log_length);
+    std::vector<std::byte> was(4096);
+    ASSERT_TRUE(pair.spare.read(place, was));
+    ASSERT_EQ(unpack_record(was)->sequence,
+              older + store->status().log_length - 2);
+    commit();
+    const auto disk = twin_of(pair.spare);
+    ASSERT_TRUE(disk->write(place, was, Durability::cached));
+    const auto survey = survey_metadata(*disk);
+    ASSERT_TRUE(survey && survey->best);
+    EXPECT_EQ(survey->best, other_copy(late));
+    std::string notes;
+    for (const std::string& note : survey->copy(late).notes) notes += note;
+    const auto ends = notes.find("the log ends before record " +
+                                 std::to_string(survey->copy(late).log_length) +
+                                 " at byte " + std::to_string(place.value));
+    EXPECT_NE(ends, std::string::npos) << notes;
+    EXPECT_EQ(notes.find("the log ends", ends + 1), std::string::npos) << notes;
+  }
+}
+
 // Entries that contradict one another, under right checksums.
 TEST(MetadataSurvey, a_slot_of_two_blocks_is_refused) {
   // Mistake 4: no honest store writes this; the survey sees it all the same.

@@ -192,6 +192,29 @@ TEST(RemapRefusal, one_superblock_is_enough_to_know_who_has_it_none_is_not) {
   EXPECT_FALSE(store->commit({pending(51, 0x0f)}));
 }
 
+// The one superblock that could be read when all was looked at can be read no
+// more, and in the other one somebody else has written since.
+TEST(RemapRefusal, one_superblock_is_enough_to_see_that_another_was_first) {
+  Pair pair;
+  FaultyBackend faulty(pair.spare);
+  FaultyBackend::Rule rule = 0;
+  bool done = false;
+  faulty.set_hook([&](const Operation& op) {
+    if (op.op != FaultOp::flush || done) return;
+    done = true;
+    patch(pair.spare, CopyIndex::tail,
+          [](Superblock& sb) { ++sb.owner_token; });
+    rule = faulty.add_bad_range(
+        FaultOp::read,
+        superblock_place(kSmallSpareBytes, CopyIndex::head).value, 512, EIO);
+  });
+  const auto store = pair.try_open(faulty);
+  ASSERT_FALSE(store);
+  EXPECT_GE(faulty.fired(rule), 1U);
+  EXPECT_TRUE(has(store.error().text(), "another server is taking it over"))
+      << store.error().text();
+}
+
 // Of the metadata only the superblocks take writes.
 TEST(RemapRefusal, without_a_copy_that_takes_a_checkpoint_nothing_starts) {
   Pair pair;

@@ -165,6 +165,8 @@ TEST(RemapStore, every_slot_that_format_promised_can_be_mapped) {
       const Status full = store->commit({pending(kMainBlocks - 1, 1)});
       ASSERT_FALSE(full);
       EXPECT_EQ(full.error().error_class, ErrorClass::full);
+      // Nor beside one that needs no room.
+      EXPECT_FALSE(store->commit({clean(2), pending(kMainBlocks - 1, 1)}));
       // Full is not failed: what needs no room goes on.
       EXPECT_TRUE(store->commit({pending(1, 3)}));
       EXPECT_TRUE(store->commit({clean(1)}));

@@ -44,6 +44,14 @@ TEST(SlotPool, a_freed_slot_is_given_again_and_a_retired_one_never) {
   EXPECT_EQ(counts.retired, 1U);
 }
 
+TEST(SlotPool, neighbours_in_time_are_neighbours) {
+  SlotPool pool(layout_of(8));
+  for (int i = 0; i < 3; ++i) ASSERT_TRUE(pool.take());
+  pool.free({0});
+  for (std::uint64_t next : {3, 4, 5, 6, 7, 0})
+    EXPECT_EQ(pool.take(), SlotNo{next});
+}
+
 TEST(SlotPool, a_slot_marked_at_loading_is_not_given) {
   // Mistake 4
   SlotPool pool(layout_of(4));
