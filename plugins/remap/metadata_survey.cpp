@@ -49,7 +49,6 @@ Status read_superblocks(Backend& spare, SpareSize sizes, std::uint64_t bytes,
       words += (words.empty() ? "" : "; ") + copy.damages.back();
       continue;
     }
-    blank = false;
     if ((sb->features.incompatible & ~kKnownIncompatible) != 0)
       return make_error(
           ErrorClass::caller, EPROTONOSUPPORT,

@@ -82,6 +82,9 @@ TEST(MetadataSurvey, an_older_copy_is_damaged_and_not_believed) {
     ASSERT_TRUE(disk->write({begin}, b.bytes(), Durability::cached));
     const auto survey = survey_metadata(*disk);
     EXPECT_FALSE(survey->copy(c).sound());
+    for (const CopySurvey& copy : survey->copies)
+      for (const std::string& note : copy.notes)
+        EXPECT_FALSE(has(note, "the last one")) << "it does not lag: " << note;
     EXPECT_EQ(survey->best, other_copy(c));
     EXPECT_TRUE(same(survey->chosen().state, truth));
   }

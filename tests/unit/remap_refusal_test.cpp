@@ -107,6 +107,14 @@ TEST(RemapRefusal, what_counts_too_high_is_read_and_never_written) {
   }
 }
 
+TEST(RemapRefusal, the_highest_count_is_still_written) {
+  Pair pair;
+  patch_both(pair.spare, [](Superblock& sb) { sb.owner_epoch = kMaxSequence; });
+  const auto survey = survey_metadata(pair.spare);
+  ASSERT_TRUE(survey && survey->best);
+  EXPECT_TRUE(check_may_write(*survey, pair.spare));
+}
+
 TEST(RemapRefusal, a_map_that_is_only_read_does_not_grow) {
   Pair pair;
   auto store = pair.try_open(pair.spare, true);
@@ -192,27 +200,31 @@ TEST(RemapRefusal, one_superblock_is_enough_to_know_who_has_it_none_is_not) {
   EXPECT_FALSE(store->commit({pending(51, 0x0f)}));
 }
 
-// The one superblock that could be read when all was looked at can be read no
-// more, and in the other one somebody else has written since.
+// The first superblock cannot be read, from the beginning or any more when all
+// was looked at, and in the other one somebody else has written since.
 TEST(RemapRefusal, one_superblock_is_enough_to_see_that_another_was_first) {
-  Pair pair;
-  FaultyBackend faulty(pair.spare);
-  FaultyBackend::Rule rule = 0;
-  bool done = false;
-  faulty.set_hook([&](const Operation& op) {
-    if (op.op != FaultOp::flush || done) return;
-    done = true;
-    patch(pair.spare, CopyIndex::tail,
-          [](Superblock& sb) { ++sb.owner_token; });
-    rule = faulty.add_bad_range(
-        FaultOp::read,
-        superblock_place(kSmallSpareBytes, CopyIndex::head).value, 512, EIO);
-  });
-  const auto store = pair.try_open(faulty);
-  ASSERT_FALSE(store);
-  EXPECT_GE(faulty.fired(rule), 1U);
-  EXPECT_TRUE(has(store.error().text(), "another server is taking it over"))
-      << store.error().text();
+  for (const bool ruined : {true, false}) {
+    Pair pair;
+    const DeviceOffset head =
+        superblock_place(kSmallSpareBytes, CopyIndex::head);
+    if (ruined) ruin(pair.spare, head, 512);
+    FaultyBackend faulty(pair.spare);
+    FaultyBackend::Rule rule = 0;
+    bool done = false;
+    faulty.set_hook([&](const Operation& op) {
+      if (op.op != FaultOp::flush || done) return;
+      done = true;
+      patch(pair.spare, CopyIndex::tail,
+            [](Superblock& sb) { ++sb.owner_token; });
+      rule = faulty.add_bad_range(FaultOp::read, head.value, 512, EIO);
+    });
+    const auto store = pair.try_open(faulty);
+    ASSERT_TRUE(done);
+    ASSERT_FALSE(store);
+    EXPECT_TRUE(ruined || faulty.fired(rule) != 0);
+    EXPECT_TRUE(has(store.error().text(), "another server is taking it over"))
+        << store.error().text();
+  }
 }
 
 // Of the metadata only the superblocks take writes.
