@@ -90,6 +90,34 @@ TEST(MetadataSurvey, an_older_copy_is_damaged_and_not_believed) {
   }
 }
 
+// The one is whole and has forgotten what was acked; the other one remembers
+// that there was more, and not what.
+TEST(MetadataSurvey, a_sound_copy_is_not_believed_if_the_damaged_one_is_newer) {
+  for (const CopyIndex old : kCopies) {
+    Pair pair;
+    auto store = pair.open();
+    map_blocks(*store, 0, 5);
+    const Layout layout = store->layout();
+    const DeviceOffset log = layout.record(old, 0);
+    std::vector<std::byte> forgetful(layout.log_records * layout.block_bytes);
+    ASSERT_TRUE(pair.spare.read(log, forgetful));
+    map_blocks(*store, 100, 5);
+    store.reset();
+    ASSERT_TRUE(pair.spare.write(log, forgetful, Durability::cached));
+    for (const unsigned area : {0U, 1U})
+      ruin(pair.spare, layout.checkpoint(other_copy(old), area), 512);
+    const auto survey = survey_metadata(pair.spare);
+    ASSERT_TRUE(survey);
+    EXPECT_TRUE(survey->copy(old).map_sound);
+    EXPECT_FALSE(survey->best);
+    EXPECT_TRUE(has(survey->refusal, "which is damaged, reached"))
+        << survey->refusal;
+    const auto content = content_of(pair.spare);
+    EXPECT_FALSE(pair.try_open(pair.spare));
+    EXPECT_EQ(content_of(pair.spare), content) << "nothing was written";
+  }
+}
+
 // Behind the end of a log that began anew is what it was before.
 TEST(MetadataSurvey, a_copy_that_lags_says_where_its_log_ends_and_why) {
   Pair pair;
