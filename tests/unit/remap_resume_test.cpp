@@ -5,6 +5,7 @@
 
 #include <cstdio>
 
+#include "plugins/remap/remap_move.hpp"
 #include "tests/fakes/crash_backend.hpp"
 #include "tests/fakes/faulty_backend.hpp"
 #include "tests/unit/spare_fixture.hpp"
@@ -329,6 +330,34 @@ TEST_F(RemapBack, a_growth_that_may_have_counted_is_not_guessed_at) {
   }
   EXPECT_GT(went_on, 0U);
   EXPECT_GT(unknown, 0U);
+}
+
+// The answer to "you were replaced" is lost, and so was the question.
+TEST_F(RemapBack, a_disk_that_was_not_told_that_it_is_replaced_is_spare) {
+  open();
+  const Superblock before = survey_metadata(disk_)->superblock;
+  BackendInfo info = remote_info();
+  info.identity = "next";
+  MemoryBackend next(info);
+  ASSERT_TRUE(prepare_candidate(next, store_->layout()));
+  FaultyBackend::Rule rule = 0;
+  MoveRequest request;
+  request.lost = [](SlotNo) { return 0; };
+  request.beside = [] { return Status(); };
+  request.decides = [&] {
+    rule = faulty_.add_failing_call(FaultOp::write, ETIMEDOUT);
+  };
+  request.exchange = [] { FAIL() << "it is not known"; };
+  Status why;
+  EXPECT_EQ(store_->move_to(next, request, why), Moved::undecided);
+  EXPECT_EQ(faulty_.fired(rule), 1U);
+  EXPECT_FALSE(why);
+  ASSERT_TRUE(store_->commit({pending(50, 0x0f)}));
+  const auto now = survey_metadata(disk_);
+  ASSERT_TRUE(now && now->best);
+  EXPECT_EQ(now->superblock.spare_identity, before.spare_identity);
+  EXPECT_EQ(now->superblock.features.incompatible,
+            before.features.incompatible);
 }
 
 }  // namespace
