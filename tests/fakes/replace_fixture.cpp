@@ -122,6 +122,15 @@ bool ReplaceRig::run_to(ReplacePhase wanted, std::uint64_t steps) {
   return false;
 }
 
+bool ReplaceRig::copy_all(std::uint64_t tag) {
+  if (write(0, options.main_bytes, tag) != 0 || !start()) return false;
+  for (int i = 0; i < 1000; ++i) {
+    if (replacer->status().copied_bytes >= options.main_bytes) return true;
+    (void)replacer->step();
+  }
+  return false;
+}
+
 void ReplaceRig::settle() {
   for (int i = 0; i < 4; ++i) {
     clock.move(Replacer::kPeriod);

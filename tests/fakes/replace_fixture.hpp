@@ -54,6 +54,9 @@ class ReplaceRig {
   // it did not come to that.
   bool run_to(ReplacePhase phase, std::uint64_t steps = 10'000);
   ReplacePhase phase() const { return replacer->status().phase; }
+  // MAIN is written to from end to end, and all of it copied; nothing is
+  // switched yet.
+  bool copy_all(std::uint64_t tag);
   // All that the volume and the replacer hold is written, noted as in sync.
   void settle();
 

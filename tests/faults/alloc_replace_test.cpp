@@ -95,11 +95,8 @@ TEST(AllocReplace, a_write_without_memory_is_the_same_on_both_mains) {
   each_allocation(5, [](std::uint64_t n) {
     SCOPED_TRACE("allocation " + std::to_string(n));
     ReplaceRig rig;
-    EXPECT_EQ(rig.write(0, 4 * kMiB, 1), 0);
+    EXPECT_TRUE(rig.copy_all(1));
     EXPECT_EQ(rig.write(kMiB, 2 * kBlock, 1), 0);
-    EXPECT_TRUE(rig.start());
-    while (rig.replacer->status().copied_bytes < 4 * kMiB)
-      (void)rig.replacer->step();
     rig.settle();
     const auto state = unpack_replace_state(rig.notes);
     EXPECT_TRUE(state && state->in_sync.at(0));

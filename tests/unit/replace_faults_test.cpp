@@ -49,10 +49,7 @@ TEST(ReplaceFaults, a_new_disk_that_is_bad_ends_it) {
 TEST(ReplaceFaults,
      a_new_disk_that_holds_something_else_than_was_written_ends_it) {
   ReplaceRig rig;
-  ASSERT_EQ(rig.write(0, 4 * kMiB, 1), 0);
-  ASSERT_TRUE(rig.start());
-  while (rig.replacer->status().copied_bytes < 4 * kMiB)
-    (void)rig.replacer->step();
+  ASSERT_TRUE(rig.copy_all(1));
   ASSERT_TRUE(rig.next_disk.write(DeviceOffset{2 * kMiB}, pattern(9, 512),
                                   Durability::fua));
   ASSERT_TRUE(rig.run_to(ReplacePhase::failed));
@@ -63,10 +60,7 @@ TEST(ReplaceFaults,
      a_new_disk_that_is_lost_is_waited_for_and_nothing_is_forgotten) {
   for (const bool restart : {false, true}) {
     ReplaceRig rig;
-    ASSERT_EQ(rig.write(0, 4 * kMiB, 1), 0);
-    ASSERT_TRUE(rig.start());
-    while (rig.replacer->status().copied_bytes < 4 * kMiB)
-      (void)rig.replacer->step();
+    ASSERT_TRUE(rig.copy_all(1));
     rig.settle();
     EXPECT_GE(rig.replacer->status().regions_in_sync, 3U);
     const auto rule = rig.next.add_failing_call(
@@ -122,10 +116,7 @@ TEST(ReplaceFaults,
 
 TEST(ReplaceFaults, a_region_loses_its_note_before_the_first_write_to_it) {
   ReplaceRig rig;
-  ASSERT_EQ(rig.write(0, 4 * kMiB, 1), 0);
-  ASSERT_TRUE(rig.start());
-  while (rig.replacer->status().copied_bytes < 4 * kMiB)
-    (void)rig.replacer->step();
+  ASSERT_TRUE(rig.copy_all(1));
   rig.settle();
   const auto noted = [&] { return unpack_replace_state(rig.notes)->in_sync; };
   ASSERT_EQ(noted(), std::vector<bool>(4, true));
@@ -154,10 +145,7 @@ TEST(ReplaceFaults, a_region_loses_its_note_before_the_first_write_to_it) {
 // the client was told has failed is on the new disk alone.
 TEST(ReplaceFaults, what_main_did_not_take_of_a_write_is_copied_again) {
   ReplaceRig rig;
-  ASSERT_EQ(rig.write(0, 4 * kMiB, 1), 0);
-  ASSERT_TRUE(rig.start());
-  while (rig.replacer->status().copied_bytes < 4 * kMiB)
-    (void)rig.replacer->step();
+  ASSERT_TRUE(rig.copy_all(1));
   rig.settle();
   constexpr std::uint64_t kBad = 16384;
   const auto on = [](MemoryBackend& disk) {
@@ -181,10 +169,7 @@ TEST(ReplaceFaults, what_main_did_not_take_of_a_write_is_copied_again) {
 // Another build may have written to MAIN meanwhile, or a tool.
 TEST(ReplaceFaults, notes_that_are_not_of_the_last_server_are_not_believed) {
   ReplaceRig rig;
-  ASSERT_EQ(rig.write(0, 4 * kMiB, 1), 0);
-  ASSERT_TRUE(rig.start());
-  while (rig.replacer->status().copied_bytes < 4 * kMiB)
-    (void)rig.replacer->step();
+  ASSERT_TRUE(rig.copy_all(1));
   rig.settle();
   rig.stop();
   const auto notes = rig.notes;
