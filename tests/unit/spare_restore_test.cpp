@@ -56,11 +56,15 @@ TEST_F(SpareRestore, a_map_that_can_be_read_is_not_overwritten_unless_forced) {
   const auto disk = twin_of(spare());
   expect_no(*disk, {uuid_, false}, "--lose-newer-data");
   expect_no(*disk, {std::nullopt, true}, "type --replace=");
-  const std::uint64_t epoch = survey_metadata(*disk)->superblock.owner_epoch;
+  const Superblock before = survey_metadata(*disk)->superblock;
+  ASSERT_GT(before.sequence, saved_.superblock.sequence);
   ASSERT_TRUE(restore(*disk, {uuid_, true}));
   EXPECT_GT(reached_, saved_.sequence);
-  EXPECT_GT(survey_metadata(*disk)->superblock.owner_epoch, epoch)
+  const Superblock after = survey_metadata(*disk)->superblock;
+  EXPECT_GT(after.owner_epoch, before.owner_epoch)
       << "a server that still has it is fenced off";
+  EXPECT_GT(after.sequence, before.sequence)
+      << "of an old and a new superblock the old one would be believed";
   expect_restored(*disk);
 }
 
