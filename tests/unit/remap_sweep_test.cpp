@@ -4,6 +4,7 @@
 
 #include <array>
 #include <atomic>
+#include <chrono>
 #include <thread>
 
 #include "tests/fakes/faulty_backend.hpp"
@@ -81,6 +82,47 @@ TEST(RemapSweep, of_two_servers_started_together_at_most_one_can_commit) {
   EXPECT_EQ(both, 0);
   EXPECT_GT(one, 0);
   EXPECT_TRUE(pair.open()) << "and SPARE is none the worse";
+}
+
+// Contract M4, for commits that wait for the same one and then share a record.
+TEST(RemapSweep, of_two_commits_at_once_one_gets_the_last_room_for_pending) {
+  Pair pair;
+  FaultyBackend spare(pair.spare);
+  auto store = pair.open(spare);
+  const std::uint64_t room = store->status().pending_capacity;
+  std::vector<RemapEntry> many;
+  for (std::uint64_t block = 0; block + 1 < room; ++block) {
+    many.push_back(pending(block, 1));
+    if (many.size() < store->max_entries() && block + 2 < room) continue;
+    ASSERT_TRUE(store->commit(many));
+    many.clear();
+  }
+  for (std::uint64_t valid = 2; valid < 12; ++valid) {
+    std::atomic<bool> held = false;
+    std::atomic<int> calls = 0;
+    spare.set_hook([&](const Operation& o) {
+      if (o.op != FaultOp::write || held.exchange(true)) return;
+      while (calls < 2) std::this_thread::yield();
+      std::this_thread::sleep_for(std::chrono::milliseconds(5));
+    });
+    std::array<bool, 2> acked{};
+    std::thread first([&] {
+      EXPECT_TRUE(store->commit({pending(0, valid)})) << "it needs no room";
+    });
+    std::vector<std::thread> threads;
+    for (const std::uint64_t n : {0, 1})
+      threads.emplace_back([&, n] {
+        while (!held) std::this_thread::yield();
+        ++calls;
+        acked.at(n) = store->commit({pending(room + n, 1)}).ok();
+      });
+    first.join();
+    for (std::thread& t : threads) t.join();
+    spare.set_hook({});
+    EXPECT_EQ(acked[0] + acked[1], 1);
+    EXPECT_EQ(store->table().pending_count(), room);
+    ASSERT_TRUE(store->commit({clean(acked[0] ? room : room + 1)}));
+  }
 }
 
 }  // namespace
