@@ -47,6 +47,11 @@ TEST(SpareFormat, a_new_spare_is_sound_and_empty_and_says_its_capacity) {
   EXPECT_EQ(survey->superblock.created_unix_seconds, 1234U);
   EXPECT_EQ(survey->superblock.main_bytes, kMainBytes);
   EXPECT_EQ(survey->superblock.build_id, build_id());
+  const auto& features = survey->superblock.features;
+  EXPECT_EQ(features.compatible | features.read_only_compatible |
+                features.incompatible,
+            0U)
+      << "a small one needs none";
 }
 
 TEST(SpareFormat, refuses_a_valid_superblock_unless_its_uuid_is_typed) {
