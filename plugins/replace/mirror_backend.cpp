@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: BSD-3-Clause
 #include "plugins/replace/mirror_backend.hpp"
 
-#include <algorithm>
 #include <cerrno>
 #include <utility>
 
