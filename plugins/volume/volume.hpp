@@ -14,7 +14,7 @@
 //                 durable (RemapStore sees to it), and then never from MAIN.
 //             (3) The map of a block changes only under its region's exclusive
 //                 lock; read, write, zero and trim hold their regions at
-//                 least shared. extents and cache only look: what a write that
+//                 least shared. extent and cache only look: what a write that
 //                 runs beside them does may or may not be in their answer.
 // Threads     requests and status(): any thread, at once. close(): one thread,
 //             after drain().
@@ -102,9 +102,8 @@ class Volume {
   Status zero(VolumeOffset offset, std::uint64_t length, ZeroMode mode,
               Durability durability);
   Status trim(VolumeOffset offset, std::uint64_t length, Durability durability);
-  // At least one extent, in order from offset, none beyond offset + length.
-  Result<std::vector<Extent>> extents(VolumeOffset offset,
-                                      std::uint64_t length);
+  // What begins at offset, not beyond offset + length.
+  Result<Extent> extent(VolumeOffset offset, std::uint64_t length);
   Status cache(VolumeOffset offset, std::uint64_t length);
   Status flush();
 

@@ -15,15 +15,14 @@ namespace {
 // Zero and trim may span 4 GiB; in steps no step holds its regions for long.
 constexpr std::uint64_t kStepBytes = 64 << 20;
 constexpr std::size_t kZeroBytes = 1 << 20;
-constexpr std::size_t kMaxExtents = 1024;
 
-void add_extent(std::vector<Extent>& extents, const Extent& extent) {
-  if (extent.length == 0) return;
-  if (!extents.empty() && extents.back().hole == extent.hole &&
-      extents.back().zeroes == extent.zeroes)
-    extents.back().length += extent.length;
-  else
-    extents.push_back(extent);
+// False: what comes next is of another kind.
+bool continues(Extent& extent, const Extent& next) {
+  if (extent.length != 0 &&
+      (extent.hole != next.hole || extent.zeroes != next.zeroes))
+    return false;
+  extent = {extent.length + next.length, next.hole, next.zeroes};
+  return true;
 }
 
 }  // namespace
@@ -128,40 +127,40 @@ Status Volume::trim(VolumeOffset offset, std::uint64_t length,
   });
 }
 
-Result<std::vector<Extent>> Volume::extents(VolumeOffset offset,
-                                            std::uint64_t length) {
-  std::vector<Extent> extents;
+Result<Extent> Volume::extent(VolumeOffset offset, std::uint64_t length) {
+  Extent extent;
   Status status = request(Op::extents, offset, length, false, [&]() -> Status {
     const std::uint64_t block = store_->layout().block_bytes;
     const std::uint64_t end = offset.value + length;
     const BlockNo last{(end - 1) / block + 1};
     std::uint64_t at = offset.value;
-    while (at < end && extents.size() < kMaxExtents) {
+    while (at < end) {
       const auto entry = store_->table().find_first(BlockNo{at / block}, last);
       const std::uint64_t clean_end =
           entry ? std::max(at, entry->block.value * block) : end;
       if (clean_end > at) {
         auto of_main = main_->extents(DeviceOffset{at}, clean_end - at);
         if (!of_main) return std::move(of_main).error();
-        for (Extent extent : *of_main) {
-          extent.length = std::min(extent.length, clean_end - at);
-          add_extent(extents, extent);
-          at += extent.length;
+        for (Extent next : *of_main) {
+          next.length = std::min(next.length, clean_end - at);
+          if (next.length == 0) continue;
+          if (!continues(extent, next)) return {};
+          at += next.length;
         }
-        if (of_main->empty() || at < clean_end) return {};
+        if (at < clean_end) return {};  // MAIN tells of no more at a time
         continue;
       }
       // Remapped or pending: never a hole, whatever MAIN says (C8).
       const std::uint64_t block_end =
           std::min(end, (entry->block.value + 1) * block);
-      add_extent(extents, {block_end - at, false, false});
+      if (!continues(extent, {block_end - at, false, false})) return {};
       at = block_end;
     }
     return {};
   });
   if (!status) return std::move(status).error();
-  if (extents.empty() && length != 0) extents.push_back({length, false, false});
-  return extents;
+  if (extent.length == 0) extent.length = length;
+  return extent;
 }
 
 Status Volume::cache(VolumeOffset offset, std::uint64_t length) {

@@ -115,13 +115,10 @@ Status Volume::hold_gate(std::chrono::milliseconds drain) {
         ETIMEDOUT,
         fmt::format("volume: {} requests have not ended within {} ms",
                     gate_.inside(), drain.count()));
-  Status status;
-  if (gate_.closed())
-    status = stopping_error();
-  else if (gate_.paused())
-    status = make_error(ETIMEDOUT, "volume: quiesced");
-  if (!status) gate_.release();
-  return status;
+  const bool closed = gate_.closed();
+  if (!closed && !gate_.paused()) return {};
+  gate_.release();  // before words that need memory
+  return closed ? stopping_error() : make_error(ETIMEDOUT, "volume: quiesced");
 }
 
 Status Volume::alone(std::chrono::milliseconds drain,

@@ -20,6 +20,8 @@
 namespace nbd_remap {
 namespace {
 
+using namespace std::chrono_literals;
+
 // What start() answers when the nth allocation in it fails.
 template <class Start>
 Status strike(std::uint64_t nth, Start&& start) {
@@ -140,6 +142,24 @@ TEST(AllocReplace, a_write_without_memory_is_the_same_on_both_spares) {
     EXPECT_TRUE(rig.world.run_to(ReplacePhase::done));
     EXPECT_TRUE(rig.world.holds(20 * kBlock, kBlock, is_new ? 3 : 2));
     EXPECT_EQ(rig.world.write(20 * kBlock, kBlock, 4), 0);
+    return fired;
+  });
+}
+
+// What a quiesce refuses must not keep the volume for itself.
+TEST(AllocReplace, a_refusal_without_memory_holds_no_gate) {
+  each_allocation(1, [](std::uint64_t n) {
+    SCOPED_TRACE("allocation " + std::to_string(n));
+    ReplaceRig rig;
+    const auto nothing = [](Disk&) { return Status(); };
+    EXPECT_TRUE(rig.volume->quiesce(1s, 60s));
+    const Status status =
+        strike(n, [&] { return rig.volume->alone(1s, nothing); });
+    const bool fired = AllocFault::fired() != 0;
+    AllocFault::set(AllocFault::kNever, false);
+    EXPECT_FALSE(status);
+    rig.volume->resume();
+    EXPECT_TRUE(rig.volume->alone(1s, nothing)) << "it is held";
     return fired;
   });
 }

@@ -157,30 +157,30 @@ void FaultWorld::read(std::uint64_t offset, std::uint64_t length) {
 }
 
 void FaultWorld::extents(std::uint64_t offset, std::uint64_t length) {
-  if (!up()) return;
-  const auto begun = model_.now();
-  std::vector<Extent> found;
-  const Status status = ask(
-      "extents",
-      [&]() -> Status {
-        auto got = volume->extents(VolumeOffset{offset}, length);
-        if (!got) return std::move(got).error();
-        found = std::move(*got);
-        return {};
-      },
-      offset, length);
-  if (!status) return;
-  std::uint64_t at = offset;
-  for (const Extent& extent : found) {
-    const std::uint64_t end = at + extent.length;
+  const std::uint64_t end = offset + length;
+  for (std::uint64_t at = offset; at < end;) {
+    if (!up()) return;
+    const auto begun = model_.now();
+    Extent extent;
+    const Status status = ask(
+        "extents",
+        [&]() -> Status {
+          auto got = volume->extent(VolumeOffset{at}, end - at);
+          if (!got) return std::move(got).error();
+          extent = *got;
+          return {};
+        },
+        at, end - at);
+    if (!status) return;
+    if (extent.length == 0 || extent.length > end - at)
+      return violate("extents: none, or beyond what was asked for");
+    const std::uint64_t next = at + extent.length;
     for (std::uint64_t s = at / kSectorBytes;
-         (extent.hole || extent.zeroes) && s * kSectorBytes < end; ++s)
+         (extent.hole || extent.zeroes) && s * kSectorBytes < next; ++s)
       if (!model_.may_be_zero(s, begun))
         violate(fmt::format("extents: sector {} is no hole", s));
-    at = end;
+    at = next;
   }
-  if (at == offset || at > offset + length)
-    violate("extents: too few or too many");
 }
 
 void FaultWorld::cache(std::uint64_t offset, std::uint64_t length) {

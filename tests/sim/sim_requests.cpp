@@ -131,22 +131,18 @@ void SimRun::flush() {
 
 void SimRun::extents(const SimOp& op) {
   const Time begun = model_.now();
-  const auto found = volume_->extents(place(op.offset), op.length);
+  const auto found = volume_->extent(place(op.offset), op.length);
   if (!found) {
     if (!power_.off) violate("extents: " + found.error().text());
     return;
   }
-  std::uint64_t at = op.offset;
-  for (const Extent& extent : *found) {
-    const std::uint64_t end = at + extent.length;
-    for (std::uint64_t s = at / kSectorBytes;
-         (extent.hole || extent.zeroes) && s * kSectorBytes < end; ++s)
-      if (!model_.may_be_zero(s, begun))
-        violate(fmt::format("extents: sector {} is no hole", s));
-    at = end;
-  }
-  if (at == op.offset || at > op.offset + op.length)
-    violate("extents: too few or too many");
+  const std::uint64_t end = op.offset + found->length;
+  for (std::uint64_t s = op.offset / kSectorBytes;
+       (found->hole || found->zeroes) && s * kSectorBytes < end; ++s)
+    if (!model_.may_be_zero(s, begun))
+      violate(fmt::format("extents: sector {} is no hole", s));
+  if (found->length == 0 || found->length > op.length)
+    violate("extents: none, or beyond what was asked for");
 }
 
 void SimRun::move(const SimOp& op, MapAction action) {

@@ -221,7 +221,7 @@ TEST(VolumeStop, after_the_gate_is_closed_every_request_is_told_so) {
   EXPECT_EQ(told(rig.volume->zero(VolumeOffset{0}, 512, ZeroMode::may_punch,
                                   Durability::cached)),
             ESHUTDOWN);
-  EXPECT_FALSE(rig.volume->extents(VolumeOffset{0}, 512));
+  EXPECT_FALSE(rig.volume->extent(VolumeOffset{0}, 512));
   EXPECT_TRUE(rig.volume->status().stopping);
   EXPECT_TRUE(rig.stop());
 }
@@ -278,7 +278,7 @@ TEST(VolumeRequests, beyond_the_end_are_refused_and_of_no_length_do_nothing) {
     EXPECT_EQ(
         told(rig.volume->write(VolumeOffset{offset}, two, Durability::cached)),
         EINVAL);
-    EXPECT_FALSE(rig.volume->extents(VolumeOffset{offset}, 2));
+    EXPECT_FALSE(rig.volume->extent(VolumeOffset{offset}, 2));
     EXPECT_EQ(
         told(rig.volume->trim(VolumeOffset{offset}, 2, Durability::cached)),
         EINVAL);

@@ -170,6 +170,34 @@ TEST_F(WireRanges, a_block_status_of_any_length_is_clamped) {
     }
 }
 
+// nbdkit 1.32.5 aborts if a client leaves while a reply of several extents is
+// being sent.
+TEST_F(WireRanges, clients_leave_amid_the_replies_to_a_block_status) {
+  constexpr std::uint64_t kAt = 2ULL << 30;
+  constexpr std::uint32_t kStep = 128 << 10;
+  WireClient c = client(true, true);
+  for (std::uint32_t i = 0; i < 100; ++i)  // data, hole, data, …
+    ASSERT_EQ(c.ask(0, wire::kWrite, kAt + std::uint64_t{i} * kStep, 4'096,
+                    std::string(4'096, 'x'))
+                  .error,
+              0U);
+  const auto two = [&](std::uint64_t at) {
+    return c.ask(0, wire::kBlockStatus, at, 100 * kStep).extents.front().second;
+  };
+  ASSERT_EQ(two(kAt), 0U);
+  ASSERT_EQ(two(kAt + 65'536), 3U);
+  for (int i = 0; i < 8; ++i) {
+    WireClient leaving = client(true, true);
+    // Until it waits for a place for its replies.
+    while (leaving.send(
+        request_text(0, wire::kBlockStatus, 1, kAt, 100 * kStep))) {
+    }
+    leaving.leave();
+    ASSERT_TRUE(c.serves());
+    ASSERT_NO_FATAL_FAILURE(check_old(world()));
+  }
+}
+
 // Contract C8: where MAIN has a hole and the block lives on SPARE.
 TEST_F(WireRanges, a_block_status_calls_no_remapped_block_a_hole) {
   constexpr std::uint64_t kAt = 3ULL << 30;
