@@ -135,46 +135,51 @@ Status Volume::fast_read(VolumeOffset offset, Bytes buffer, bool& heal) {
 Status Volume::write(VolumeOffset offset, ConstBytes data,
                      Durability durability) {
   return request(Op::write, offset, data.size(), true, [&]() -> Status {
-    bool heal = !aligned(offset, data.size());
+    std::optional<std::uint64_t> heal_from;
+    if (!aligned(offset, data.size())) heal_from = 0;
     Status status;
-    if (!heal)
+    if (!heal_from)
       status = locked(Mode::shared, offset, data.size(), [&] {
-        return fast_write(offset, data, durability, heal);
+        return fast_write(offset, data, durability, heal_from);
       });
     if (is_medium(status)) region_counts_.count(offset, RegionCounts::error);
-    if (heal) status = heal_write(offset, data, durability);
+    if (heal_from)
+      status = heal_write(VolumeOffset{offset.value + *heal_from},
+                          data.subspan(*heal_from), durability);
     if (status)
       stats_.bytes_written.fetch_add(data.size(), std::memory_order_relaxed);
     return status;
   });
 }
 
+// heal_from: from there on it is for the slow way. What was done before it must
+// not be done again: somebody may have read it, and written anew since.
 Status Volume::fast_write(VolumeOffset offset, ConstBytes data,
-                          Durability durability, bool& heal) {
+                          Durability durability,
+                          std::optional<std::uint64_t>& heal_from) {
   if (Status sure = healer_->check_doubt(offset, data.size()); !sure)
     return sure;
   if (all_clean(offset, data.size())) {
     if (Status answers = main_answers(); !answers) return answers;
     Status status = main_->write(DeviceOffset{offset.value}, data, durability);
-    heal = is_medium(status);
+    if (is_medium(status)) heal_from = 0;
     return status;
   }
   const auto pieces =
       split_request(offset, data.size(), store_->table(), store_->layout());
   for (const Piece& piece : pieces)
     if (piece.place == Piece::Place::unreadable) {
-      heal = true;
+      heal_from = 0;
       return {};
     }
   for (const Piece& piece : pieces) {
     const bool slot = piece.place == Piece::Place::slot;
     if (Status answers = main_answers(); !slot && !answers) return answers;
-    Status status = (slot ? *spare_ : *main_)
-                        .write(piece.device,
-                               data.subspan(piece.offset.value - offset.value,
-                                            piece.length),
-                               durability);
-    heal = is_medium(status);
+    const std::uint64_t done = piece.offset.value - offset.value;
+    Status status =
+        (slot ? *spare_ : *main_)
+            .write(piece.device, data.subspan(done, piece.length), durability);
+    if (is_medium(status)) heal_from = done;
     if (!status) return status;
   }
   return {};

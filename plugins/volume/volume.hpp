@@ -234,7 +234,7 @@ class Volume {
   Status main_answers() const;
   Status fast_read(VolumeOffset offset, Bytes buffer, bool& heal);
   Status fast_write(VolumeOffset offset, ConstBytes data, Durability durability,
-                    bool& heal);
+                    std::optional<std::uint64_t>& heal_from);
   Status heal_write(VolumeOffset offset, ConstBytes data,
                     Durability durability);
   Status zero_chunk(VolumeOffset offset, std::uint64_t length, ZeroMode mode,

@@ -2,6 +2,7 @@
 // The requests of a Volume that carry no data: zero, trim, extents, cache.
 #include <algorithm>
 #include <cerrno>
+#include <optional>
 
 #include "plugins/base/aligned_buffer.hpp"
 #include "plugins/volume/healer.hpp"
@@ -59,7 +60,7 @@ Status Volume::zero(VolumeOffset offset, std::uint64_t length, ZeroMode mode,
 
 Status Volume::zero_chunk(VolumeOffset offset, std::uint64_t length,
                           ZeroMode mode, Durability durability) {
-  bool heal = false;
+  std::optional<std::uint64_t> heal_from;  // as of fast_write()
   Status status = locked(Mode::shared, offset, length, [&]() -> Status {
     if (Status sure = healer_->check_doubt(offset, length); !sure) return sure;
     const auto pieces =
@@ -67,7 +68,7 @@ Status Volume::zero_chunk(VolumeOffset offset, std::uint64_t length,
     // Looked at first: beside such a piece others are no whole logical blocks.
     for (const Piece& piece : pieces)
       if (piece.place == Piece::Place::unreadable) {
-        heal = true;
+        heal_from = 0;
         return {};
       }
     for (const Piece& piece : pieces) {
@@ -78,14 +79,14 @@ Status Volume::zero_chunk(VolumeOffset offset, std::uint64_t length,
           slot ? spare_->zero(piece.device, piece.length,
                               ZeroMode::keep_allocated, durability)
                : main_->zero(piece.device, piece.length, mode, durability);
-      heal = is_medium(one);
+      if (is_medium(one)) heal_from = piece.offset.value - offset.value;
       if (!one) return one;
     }
     return {};
   });
-  if (!heal) return status;
+  if (!heal_from) return status;
   const AlignedBuffer zeroes(std::min<std::uint64_t>(kZeroBytes, length));
-  for (std::uint64_t done = 0; done < length;) {
+  for (std::uint64_t done = *heal_from; done < length;) {
     const std::uint64_t n =
         std::min<std::uint64_t>(zeroes.size(), length - done);
     status = heal_write(VolumeOffset{offset.value + done}, zeroes.first(n),

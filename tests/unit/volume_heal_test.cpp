@@ -136,6 +136,42 @@ TEST(VolumeHeal, a_large_write_over_many_bad_blocks_is_healed_whole) {
   EXPECT_TRUE(rig.zeroes(offset + length, 8192));
 }
 
+// Else what a client wrote, and was told is done, is lost to an older request
+// whose beginning others have read.
+TEST(VolumeHeal, what_was_done_before_the_bad_block_is_not_done_again) {
+  for (const bool zero : {false, true}) {
+    Rig rig;
+    const auto rule = rig.spoil({FaultOp::write, FaultOp::zero}, 3);
+    ASSERT_EQ(rig.write(rig.at(3), 4096, 1), 0);
+    ASSERT_TRUE(rig.entry(3).remapped());
+    rig.main.extend(rule, rig.at(5), 512);
+    const auto first =
+        zero ? std::vector<std::byte>(3 * 4096) : pattern(2, 3 * 4096);
+    const ConstBytes of_first = first;
+    bool met = false;
+    rig.main.set_hook([&](const Operation& o) {
+      if (met || (o.op != FaultOp::write && o.op != FaultOp::zero)) return;
+      met = true;
+      EXPECT_TRUE(rig.holds(rig.at(3), of_first.first(4096)));
+      EXPECT_EQ(rig.write(rig.at(3), 4096, 9), 0);
+    });
+    const std::uint64_t failed = rig.main.fired(rule);
+    if (zero) {
+      ASSERT_EQ(
+          told(rig.volume->zero(VolumeOffset{rig.at(3)}, first.size(),
+                                ZeroMode::keep_allocated, Durability::cached)),
+          0);
+    } else {
+      ASSERT_EQ(rig.write(rig.at(3), of_first), 0);
+    }
+    EXPECT_TRUE(met);
+    EXPECT_GT(rig.main.fired(rule), failed);
+    EXPECT_TRUE(rig.entry(5).remapped());
+    EXPECT_TRUE(rig.holds(rig.at(3), 4096, 9));
+    EXPECT_TRUE(rig.holds(rig.at(4), of_first.subspan(4096)));
+  }
+}
+
 TEST(VolumeHeal, a_write_that_fails_once_is_no_reason_to_remap) {
   Rig rig;
   const auto rule = rig.main.add_failing_call(FaultOp::write, EIO);
