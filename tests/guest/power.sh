@@ -112,14 +112,15 @@ work_on_records() {
   done
 }
 
-# A log: line after line.
+# A log: line after line, each one write, which cannot be there in part.
+log_line() { printf '%-15s%16d\n' log "$1"; }
 log_is_right() {
   found=$(($(wc -c </mnt/log) / 32))
   [ "$found" -ge "$1" ] || fail "log: $found lines, expected at least $1"
   n=0
   while [ $n -lt "$found" ]; do
     n=$((n + 1))
-    line log $n && echo
+    log_line $n
   done >/tmp/log
   limit cmp /tmp/log /mnt/log >/tmp/output 2>&1 || fail "log: $(cat /tmp/output)"
 }
@@ -127,7 +128,7 @@ work_on_log() {
   n=$1
   while :; do
     n=$((n + 1))
-    { line log $n && echo; } >>/mnt/log && sync /mnt/log || return
+    log_line $n >>/mnt/log && sync /mnt/log || return
     say "ACK log $n"
   done
 }
