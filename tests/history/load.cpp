@@ -14,8 +14,6 @@ namespace nbd_remap {
 namespace {
 
 using Kind = Operation::Kind;
-constexpr std::uint64_t kRequestsPerAction = 40;
-constexpr std::uint64_t kBlocks = kHistoryBytes / 4096;
 
 std::uint64_t odd_word(std::uint64_t round, std::uint64_t sector) {
   return 1 +
@@ -30,19 +28,20 @@ Operation::Time history_clock() {
       std::chrono::steady_clock::now().time_since_epoch().count());
 }
 
-HistoryClient::HistoryClient(const std::string& uri, std::uint64_t number,
-                             std::uint64_t seed)
+HistoryClient::HistoryClient(const std::string& uri, const HistoryLoad& load,
+                             std::uint64_t number, std::uint64_t seed)
     : client_(uri),
+      load_(load),
       number_(number),
       random_(seed * 1000 + number),
-      buffer_(kHistoryWords) {}
+      buffer_(load.words()) {}
 
 void HistoryClient::random_range(std::uint64_t round, Operation& o) {
   // Mostly up to two blocks, sometimes many.
   const std::uint64_t sectors =
       random_() % 12 == 0 ? 1 + random_() % 128 : 1 + random_() % 16;
-  std::uint64_t first = random_() % kHistorySectors;
-  std::uint64_t last = std::min(first + sectors, kHistorySectors) - 1;
+  std::uint64_t first = random_() % load_.sectors;
+  std::uint64_t last = std::min(first + sectors, load_.sectors) - 1;
   const auto edges = random_() % 8;
   o.first = first * kWordsPerSector;
   std::uint64_t end = (last + 1) * kWordsPerSector;
@@ -116,7 +115,7 @@ void HistoryClient::work(std::uint64_t requests, std::uint64_t round) {
 
 std::vector<Tag> HistoryClient::settle() {
   std::vector<Tag> content;
-  for (std::uint64_t s = 0; s < kHistorySectors; ++s) {
+  for (std::uint64_t s = 0; s < load_.sectors; ++s) {
     Operation o;
     o.first = s * kWordsPerSector;
     o.words = kWordsPerSector;
@@ -139,8 +138,8 @@ std::vector<Operation> HistoryClient::take_history() {
 }
 
 HistoryOwner::HistoryOwner(const RemapServer& volume, const BadDisk* disk,
-                           std::uint64_t seed)
-    : control_(volume.control()), disk_(disk), random_(seed) {
+                           const HistoryLoad& load, std::uint64_t seed)
+    : control_(volume.control()), disk_(disk), load_(load), random_(seed) {
   const auto answer = http_request(control_, "GET", "/v1/volumes", "");
   if (!answer) throw std::runtime_error(answer.error().text());
   volume_path_ =
@@ -167,9 +166,10 @@ int HistoryOwner::post(const std::string& path, json* answer) {
 }
 
 void HistoryOwner::act(const std::string& action) {
-  const std::uint64_t first = random_() % kBlocks;
+  const std::uint64_t all = load_.bytes() / 4096;
+  const std::uint64_t first = random_() % all;
   const std::uint64_t blocks =
-      std::min<std::uint64_t>(1 + random_() % 12, kBlocks - first);
+      std::min<std::uint64_t>(1 + random_() % 12, all - first);
   json answer;
   post(fmt::format("/{}?offset={}&length={}", action, first * 4096,
                    blocks * 4096),
@@ -191,7 +191,7 @@ void HistoryOwner::spoil() {
   }
   const bool reads = random_() % 2 == 0;
   const std::uint64_t sectors = reads ? 1 + random_() % 3 : 1 + random_() % 24;
-  BadSectors bad{random_() % (kHistorySectors - sectors), sectors,
+  BadSectors bad{random_() % (load_.sectors - sectors), sectors,
                  history_clock(), 0};
   disk_->add_bad(
       {{"ranges", fmt::format("{}+{}", bad.first, bad.sectors)},
@@ -208,22 +208,25 @@ void HistoryOwner::work(const std::atomic<bool>& stop,
       std::this_thread::sleep_for(200us);
       continue;
     }
-    next = done() + kRequestsPerAction;
-    const auto what = random_() % 64;
+    next = done() + load_.requests_per_action;
+    if (random_() % 64 < load_.spoiling) {
+      if (!disk_) continue;
+      try {
+        spoil();
+      } catch (const std::exception& e) {  // not out of a thread
+        surprise_ = e.what();
+      }
+      continue;
+    }
+    const auto what = random_() % 43;
     if (what < 18)
       act("remap");
     else if (what < 36)
       act("unmap");
     else if (what < 42)
       act("retest");
-    else if (what == 42)
+    else
       quiesce();
-    else if (disk_)
-      try {
-        spoil();
-      } catch (const std::exception& e) {  // not out of a thread
-        surprise_ = e.what();
-      }
   }
 }
 

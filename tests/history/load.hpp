@@ -23,18 +23,23 @@
 
 namespace nbd_remap {
 
-inline constexpr std::uint64_t kHistorySectors = 512;
-inline constexpr std::uint64_t kHistoryWords =
-    kHistorySectors * kWordsPerSector;
-inline constexpr std::uint64_t kHistoryBytes = kHistorySectors * kSectorBytes;
+struct HistoryLoad {
+  std::uint64_t sectors = 512;  // of the volume, a multiple of 8
+  std::uint64_t requests_per_action = 40;
+  // Of 64 actions of the owner, so many make sectors bad or heal them all.
+  std::uint64_t spoiling = 21;
+
+  std::uint64_t words() const { return sectors * kWordsPerSector; }
+  std::uint64_t bytes() const { return sectors * kSectorBytes; }
+};
 
 // Nanoseconds, never 0.
 Operation::Time history_clock();
 
 class HistoryClient {
  public:
-  HistoryClient(const std::string& uri, std::uint64_t number,
-                std::uint64_t seed);
+  HistoryClient(const std::string& uri, const HistoryLoad& load,
+                std::uint64_t number, std::uint64_t seed);
   // So many requests. Recorded are those that have a place in a history.
   void work(std::uint64_t requests, std::uint64_t round);
   // All of the volume, sector by sector. What cannot be read is written.
@@ -52,6 +57,7 @@ class HistoryClient {
   void ended(Operation& operation, int result);
 
   const Client client_;
+  const HistoryLoad load_;
   const std::uint64_t number_;
   std::uint64_t requests_ = 0;  // numbers what is written
   std::atomic<std::uint64_t> done_{0};
@@ -65,7 +71,7 @@ class HistoryOwner {
  public:
   // disk: null if MAIN is not one that goes bad.
   HistoryOwner(const RemapServer& volume, const BadDisk* disk,
-               std::uint64_t seed);
+               const HistoryLoad& load, std::uint64_t seed);
   // Until told to stop; one action for so many requests, of which done() tells
   // how many there were, so that neither starves the other on a busy machine.
   void work(const std::atomic<bool>& stop,
@@ -84,6 +90,7 @@ class HistoryOwner {
 
   const std::string control_;
   const BadDisk* const disk_;
+  const HistoryLoad load_;
   std::string volume_path_;
   std::mt19937_64 random_;
   std::vector<BadSectors> bad_;
