@@ -4,7 +4,7 @@
 // device or a remote NBD export. Knows nothing of remapping.
 //
 // Units       DeviceOffset and lengths are bytes.
-// Alignment   read and extents take any range. write, zero and trim REQUIRE
+// Alignment   read and extent take any range. write, zero and trim REQUIRE
 //             offset and length to be multiples of info().logical_block_bytes
 //             (read-modify-write needs a lock, and the lock is the caller's).
 // Bounds      REQUIRES offset + length <= info().size_bytes, or what grow()
@@ -26,7 +26,6 @@
 
 #include <cstdint>
 #include <string>
-#include <vector>
 
 #include "plugins/base/result.hpp"
 #include "plugins/base/units.hpp"
@@ -85,10 +84,9 @@ class Backend {
   // A hint: afterwards the content of the range is unspecified, also between
   // two reads, until it is written. A disk that cannot trim succeeds.
   virtual Status trim(DeviceOffset offset, std::uint64_t length) = 0;
-  // Extents in order that begin at offset and cover at least one byte and at
-  // most length bytes; fewer than asked is allowed.
-  virtual Result<std::vector<Extent>> extents(DeviceOffset offset,
-                                              std::uint64_t length) = 0;
+  // What begins at offset: at least one byte and at most length bytes (none of
+  // none). What follows may be of the same kind.
+  virtual Result<Extent> extent(DeviceOffset offset, std::uint64_t length) = 0;
   // A hint that the range will be read soon.
   virtual Status cache(DeviceOffset offset, std::uint64_t length) = 0;
   // Every write, zero and trim that succeeded before this call is durable when

@@ -17,7 +17,7 @@ class BoundedBackend::Call {
   explicit Call(std::function<Status(Call&)> w) : work(std::move(w)) {}
   std::function<Status(Call&)> work;
   AlignedBuffer data;
-  std::vector<Extent> extents;
+  Extent extent;
   std::uint64_t size = 0;
   std::chrono::steady_clock::time_point until;
   // By mu_ of the backend.
@@ -172,16 +172,16 @@ Status BoundedBackend::trim(DeviceOffset offset, std::uint64_t length) {
   return wait(start_trim(offset, length));
 }
 
-Result<std::vector<Extent>> BoundedBackend::extents(DeviceOffset offset,
-                                                    std::uint64_t length) {
+Result<Extent> BoundedBackend::extent(DeviceOffset offset,
+                                      std::uint64_t length) {
   const CallPtr call = start([=, this](Call& c) -> Status {
-    auto found = disk_->extents(offset, length);
+    auto found = disk_->extent(offset, length);
     if (!found) return std::move(found).error();
-    c.extents = std::move(*found);
+    c.extent = *found;
     return {};
   });
   if (Status status = wait(call); !status) return std::move(status).error();
-  return std::move(call->extents);
+  return call->extent;
 }
 
 Status BoundedBackend::cache(DeviceOffset offset, std::uint64_t length) {

@@ -40,11 +40,11 @@ Status ClippedBackend::trim(DeviceOffset offset, std::uint64_t length) {
   return status ? disk_->trim(offset, length) : status;
 }
 
-Result<std::vector<Extent>> ClippedBackend::extents(DeviceOffset offset,
-                                                    std::uint64_t length) {
+Result<Extent> ClippedBackend::extent(DeviceOffset offset,
+                                      std::uint64_t length) {
   if (Status status = check("extents", offset, length); !status)
     return std::move(status).error();
-  return disk_->extents(offset, length);
+  return disk_->extent(offset, length);
 }
 
 Status ClippedBackend::cache(DeviceOffset offset, std::uint64_t length) {

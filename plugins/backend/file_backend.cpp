@@ -23,7 +23,6 @@ namespace nbd_remap {
 namespace {
 
 constexpr std::size_t kBounceBytes = 1U << 20;
-constexpr std::size_t kMaxExtents = 256;
 constexpr int kPunch = FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE;
 constexpr int kZeroRange = FALLOC_FL_ZERO_RANGE | FALLOC_FL_KEEP_SIZE;
 
@@ -48,8 +47,7 @@ class FileBackend final : public Backend {
   Status zero(DeviceOffset offset, std::uint64_t length, ZeroMode mode,
               Durability durability) override;
   Status trim(DeviceOffset offset, std::uint64_t length) override;
-  Result<std::vector<Extent>> extents(DeviceOffset offset,
-                                      std::uint64_t length) override;
+  Result<Extent> extent(DeviceOffset offset, std::uint64_t length) override;
   Status cache(DeviceOffset offset, std::uint64_t length) override;
   Status flush() override;
   Result<std::uint64_t> grow() override;
@@ -279,35 +277,25 @@ Status FileBackend::trim(DeviceOffset offset, std::uint64_t length) {
   return result(e, "trim", offset, length);
 }
 
-Result<std::vector<Extent>> FileBackend::extents(DeviceOffset offset,
-                                                 std::uint64_t length) {
+Result<Extent> FileBackend::extent(DeviceOffset offset, std::uint64_t length) {
   if (Status s = check_range(info_, "extents", offset, length, size_); !s)
     return std::move(s).error();
-  std::vector<Extent> found;
-  if (length == 0) return found;
-  const std::uint64_t end = offset.value + length;
-  std::uint64_t at = offset.value;
-  while (at < end && found.size() < kMaxExtents) {
-    // ENXIO: no data after this. Anything else that fails: data, which is
-    // always a safe answer.
-    std::uint64_t data = at;
-    std::uint64_t hole = end;
-    if (!is_device_) {
-      off_t next = ::lseek(fd_.get(), static_cast<off_t>(at), SEEK_DATA);
-      if (next >= 0) {
-        data = std::clamp(static_cast<std::uint64_t>(next), at, end);
-        next = ::lseek(fd_.get(), static_cast<off_t>(data), SEEK_HOLE);
-        if (data < end && next > static_cast<off_t>(data))
-          hole = std::min(static_cast<std::uint64_t>(next), end);
-      } else if (errno == ENXIO) {
-        data = end;
-      }
-    }
-    if (data > at) found.push_back({data - at, true, true});
-    if (data < hole) found.push_back({hole - data, false, false});
-    at = std::max(data, hole);
+  // Always a safe answer: data.
+  Extent extent{length, false, false};
+  if (is_device_ || length == 0) return extent;
+  const auto begin = static_cast<off_t>(offset.value);
+  const auto end = static_cast<off_t>(offset.value + length);
+  const off_t data = ::lseek(fd_.get(), begin, SEEK_DATA);
+  // ENXIO: no data after this.
+  if (data > begin || (data < 0 && errno == ENXIO)) {
+    const off_t hole_end = data < 0 ? end : std::min(data, end);
+    return Extent{static_cast<std::uint64_t>(hole_end - begin), true, true};
   }
-  return found;
+  if (data < 0) return extent;
+  const off_t hole = ::lseek(fd_.get(), begin, SEEK_HOLE);
+  if (hole > begin)
+    extent.length = static_cast<std::uint64_t>(std::min(hole, end) - begin);
+  return extent;
 }
 
 Status FileBackend::cache(DeviceOffset offset, std::uint64_t length) {

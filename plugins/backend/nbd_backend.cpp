@@ -137,17 +137,17 @@ class NbdBackend final : public Backend {
     return run_range(Op::cache, "cache", start, end - start, 0);
   }
 
-  Result<std::vector<Extent>> extents(DeviceOffset offset,
-                                      std::uint64_t length) override {
+  Result<Extent> extent(DeviceOffset offset, std::uint64_t length) override {
     if (Status s = check_range(info_, "extents", offset, length); !s)
       return std::move(s).error();
-    if (length == 0) return std::vector<Extent>{};
-    const std::vector<Extent> data{{length, false, false}};
+    const Extent data{length, false, false};
+    if (length == 0) return data;
     // Nobody shall skip a read that would fail.
     if (!remote_.has_extents || channel_->in_doubt()) return data;
     const std::uint64_t block = info_.logical_block_bytes;
     NbdRequest request;
     request.op = Op::extents;
+    request.flags = LIBNBD_CMD_FLAG_REQ_ONE;
     request.offset = round_down(offset.value, block);
     const std::uint64_t skip = offset.value - request.offset;
     request.length = std::min(round_up(skip + length, block), kMaxStatusLength);
@@ -156,8 +156,14 @@ class NbdBackend final : public Backend {
       if (s.error().error_class == ErrorClass::bug) return data;
       return std::move(s).error();
     }
-    std::vector<Extent> answer = cut(request.extents, skip, length);
-    if (answer.empty()) return data;
+    Extent answer = request.extent;
+    if (answer.length == 0) return data;
+    // Ends before what was asked for: of the rest of its block nothing is
+    // known.
+    if (answer.length <= skip)
+      return Extent{std::min(length, block - skip), false, false};
+    // A server may answer beyond the question.
+    answer.length = std::min(answer.length - skip, length);
     return answer;
   }
 
@@ -261,21 +267,6 @@ class NbdBackend final : public Backend {
   }
   Status flush_instead_of_fua(bool fua) {
     return fua && !remote_.can_fua ? flush() : Status{};
-  }
-
-  // The extents without the first skip bytes, and no more than length of them:
-  // a server may answer beyond the question.
-  static std::vector<Extent> cut(const std::vector<Extent>& extents,
-                                 std::uint64_t skip, std::uint64_t length) {
-    std::vector<Extent> out;
-    for (Extent extent : extents) {
-      const std::uint64_t before = std::min(skip, extent.length);
-      skip -= before;
-      extent.length = std::min(extent.length - before, length);
-      length -= extent.length;
-      if (extent.length > 0) out.push_back(extent);
-    }
-    return out;
   }
 
   const BackendInfo info_;

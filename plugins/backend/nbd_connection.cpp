@@ -23,7 +23,6 @@ using std::chrono::steady_clock;
 constexpr milliseconds kGoodbyeBound{2000};
 constexpr milliseconds kIdle{5000};
 // An answer to BLOCK_STATUS may be 64 MiB long; what is past this is not kept.
-constexpr std::size_t kMaxAnswerExtents = 65536;
 
 }  // namespace
 
@@ -75,8 +74,8 @@ void NbdConnection::begin(NbdRequest& request) {
   request.lost = false;
   request.ended = false;
   request.covered = 0;
-  request.extents.clear();
-  request.extents_complete = false;
+  request.extent = {};
+  request.has_extent = false;
   MutexLock lock(mu_);
   if (dead_ || !why_dead_.empty()) {
     request.errnum = ENOTCONN;
@@ -321,21 +320,13 @@ int NbdConnection::on_extents(void* user_data, const char* context,
                               std::uint64_t /*offset*/, std::uint32_t* entries,
                               std::size_t count, int* /*error*/) {
   auto& request = *static_cast<NbdRequest*>(user_data);
-  if (request.extents_complete ||
+  if (request.has_extent ||
       std::string_view(context) != LIBNBD_CONTEXT_BASE_ALLOCATION)
     return 0;
-  request.extents_complete = true;  // a second answer would contradict it
-  try {
-    for (std::size_t i = 0; i + 1 < count; i += 2) {
-      if (entries[i] == 0) continue;
-      if (request.extents.size() == kMaxAnswerExtents) break;
-      request.extents.push_back({entries[i],
-                                 (entries[i + 1] & LIBNBD_STATE_HOLE) != 0,
-                                 (entries[i + 1] & LIBNBD_STATE_ZERO) != 0});
-    }
-  } catch (const std::bad_alloc&) {
-    // What is known so far is true.
-  }
+  request.has_extent = true;  // a second answer would contradict it
+  for (std::size_t i = 0; i + 1 < count && request.extent.length == 0; i += 2)
+    request.extent = {entries[i], (entries[i + 1] & LIBNBD_STATE_HOLE) != 0,
+                      (entries[i + 1] & LIBNBD_STATE_ZERO) != 0};
   return 0;
 }
 

@@ -32,7 +32,6 @@
 #include <string>
 #include <string_view>
 #include <thread>
-#include <vector>
 
 #include "plugins/backend/backend.hpp"
 #include "plugins/backend/nbd_handle.hpp"
@@ -59,9 +58,9 @@ struct NbdRequest {
   bool zeroes = false;              // Op::write: data is nothing but zeroes
   std::uint32_t flags = 0;          // LIBNBD_CMD_FLAG_*
   std::chrono::steady_clock::time_point deadline;
-  // Op::extents: the server's answer from offset on. None has length 0, but
-  // there may be none at all, and they may go on beyond offset + length.
-  std::vector<Extent> extents;
+  // Op::extents: what begins at offset, as the server says. It may go on beyond
+  // offset + length; of length 0 if there was no answer.
+  Extent extent;
   // No answer came, or none that can be believed: the server may have done
   // it, or not.
   bool lost = false;
@@ -70,7 +69,7 @@ struct NbdRequest {
   class NbdConnection* connection = nullptr;
   boost::intrusive::list_member_hook<> hook;  // in one list at a time
   std::uint64_t covered = 0;  // bytes of a read that came so far
-  bool extents_complete = false;
+  bool has_extent = false;
   bool ended = false;
   int errnum = 0;
   sem_t answered;  // its waiter may end it while it is still being posted

@@ -145,12 +145,10 @@ Status WriteCache::trim(DeviceOffset offset, std::uint64_t length) {
 }
 
 // All of it is data: what is held need not be in the platter's extents.
-Result<std::vector<Extent>> WriteCache::extents(DeviceOffset offset,
-                                                std::uint64_t length) {
+Result<Extent> WriteCache::extent(DeviceOffset offset, std::uint64_t length) {
   if (auto ok = check_range(info(), "extents", offset, length); !ok)
     return std::move(ok).error();
-  if (length == 0) return std::vector<Extent>{};
-  return std::vector<Extent>{{length, false, false}};
+  return Extent{length, false, false};
 }
 
 Status WriteCache::cache(DeviceOffset offset, std::uint64_t length) {

@@ -78,8 +78,7 @@ class WriteCache final : public Backend {
   // Goes to the platter at once: what is there afterwards is unspecified
   // anyhow, but nothing held may come over it later.
   Status trim(DeviceOffset offset, std::uint64_t length) override;
-  Result<std::vector<Extent>> extents(DeviceOffset offset,
-                                      std::uint64_t length) override;
+  Result<Extent> extent(DeviceOffset offset, std::uint64_t length) override;
   Status cache(DeviceOffset offset, std::uint64_t length) override;
   Status flush() override;
 

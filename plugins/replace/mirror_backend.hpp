@@ -19,7 +19,6 @@
 
 #include <functional>
 #include <memory>
-#include <vector>
 
 #include "plugins/backend/backend.hpp"
 #include "plugins/replace/copy_map.hpp"
@@ -50,9 +49,8 @@ class MirrorBackend final : public Backend {
   Status zero(DeviceOffset offset, std::uint64_t length, ZeroMode mode,
               Durability durability) override;
   Status trim(DeviceOffset offset, std::uint64_t length) override;
-  Result<std::vector<Extent>> extents(DeviceOffset offset,
-                                      std::uint64_t length) override {
-    return present_->extents(offset, length);
+  Result<Extent> extent(DeviceOffset offset, std::uint64_t length) override {
+    return present_->extent(offset, length);
   }
   Status cache(DeviceOffset offset, std::uint64_t length) override {
     return present_->cache(offset, length);

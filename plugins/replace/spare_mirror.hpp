@@ -52,9 +52,8 @@ class SpareMirror final : public Backend {
   Status zero(DeviceOffset offset, std::uint64_t length, ZeroMode mode,
               Durability durability) override;
   Status trim(DeviceOffset offset, std::uint64_t length) override;
-  Result<std::vector<Extent>> extents(DeviceOffset offset,
-                                      std::uint64_t length) override {
-    return present_->extents(offset, length);
+  Result<Extent> extent(DeviceOffset offset, std::uint64_t length) override {
+    return present_->extent(offset, length);
   }
   Status cache(DeviceOffset offset, std::uint64_t length) override {
     return present_->cache(offset, length);

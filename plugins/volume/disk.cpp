@@ -105,9 +105,8 @@ Status Disk::trim(DeviceOffset offset, std::uint64_t length) {
   return status;
 }
 
-Result<std::vector<Extent>> Disk::extents(DeviceOffset offset,
-                                          std::uint64_t length) {
-  return backend_->extents(offset, length);
+Result<Extent> Disk::extent(DeviceOffset offset, std::uint64_t length) {
+  return backend_->extent(offset, length);
 }
 
 Status Disk::cache(DeviceOffset offset, std::uint64_t length) {

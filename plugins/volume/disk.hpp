@@ -41,8 +41,7 @@ class Disk final : public Backend {
   Status zero(DeviceOffset offset, std::uint64_t length, ZeroMode mode,
               Durability durability) override;
   Status trim(DeviceOffset offset, std::uint64_t length) override;
-  Result<std::vector<Extent>> extents(DeviceOffset offset,
-                                      std::uint64_t length) override;
+  Result<Extent> extent(DeviceOffset offset, std::uint64_t length) override;
   Status cache(DeviceOffset offset, std::uint64_t length) override;
   Status flush() override;
   Result<std::uint64_t> grow() override;

@@ -140,15 +140,12 @@ Result<Extent> Volume::extent(VolumeOffset offset, std::uint64_t length) {
       const std::uint64_t clean_end =
           entry ? std::max(at, entry->block.value * block) : end;
       if (clean_end > at) {
-        auto of_main = main_->extents(DeviceOffset{at}, clean_end - at);
+        auto of_main = main_->extent(DeviceOffset{at}, clean_end - at);
         if (!of_main) return std::move(of_main).error();
-        for (Extent next : *of_main) {
-          next.length = std::min(next.length, clean_end - at);
-          if (next.length == 0) continue;
-          if (!continues(extent, next)) return {};
-          at += next.length;
-        }
-        if (at < clean_end) return {};  // MAIN tells of no more at a time
+        of_main->length = std::min(of_main->length, clean_end - at);
+        if (of_main->length == 0 || !continues(extent, *of_main)) return {};
+        at += of_main->length;
+        if (at < clean_end) return {};  // most likely of another kind
         continue;
       }
       // Remapped or pending: never a hole, whatever MAIN says (C8).

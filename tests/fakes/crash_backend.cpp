@@ -152,15 +152,14 @@ Status CrashBackend::trim(DeviceOffset offset, std::uint64_t length) {
   return change("trim", offset, length, nullptr, Durability::cached);
 }
 
-Result<std::vector<Extent>> CrashBackend::extents(DeviceOffset offset,
-                                                  std::uint64_t length) {
+Result<Extent> CrashBackend::extent(DeviceOffset offset, std::uint64_t length) {
   MutexLock lock(mu_);
   if (Status s = check_range(info_, "extents", offset, length); !s)
     return s.error();
   bool cut_now = false;
   if (Status s = enter("extents", offset, length, &cut_now); !s)
     return s.error();
-  return current_.extents(offset.value, length);
+  return current_.extent(offset.value, length);
 }
 
 Status CrashBackend::cache(DeviceOffset offset, std::uint64_t length) {

@@ -254,11 +254,11 @@ Status FaultyBackend::trim(DeviceOffset offset, std::uint64_t length) {
   return inner_.trim(offset, length);
 }
 
-Result<std::vector<Extent>> FaultyBackend::extents(DeviceOffset offset,
-                                                   std::uint64_t length) {
+Result<Extent> FaultyBackend::extent(DeviceOffset offset,
+                                     std::uint64_t length) {
   if (Status s = begin({FaultOp::extents, offset.value, length}, nullptr); !s)
     return std::move(s).error();
-  return inner_.extents(offset, length);
+  return inner_.extent(offset, length);
 }
 
 Status FaultyBackend::cache(DeviceOffset offset, std::uint64_t length) {

@@ -69,13 +69,13 @@ Status MemoryBackend::trim(DeviceOffset offset, std::uint64_t length) {
   return {};
 }
 
-Result<std::vector<Extent>> MemoryBackend::extents(DeviceOffset offset,
-                                                   std::uint64_t length) {
+Result<Extent> MemoryBackend::extent(DeviceOffset offset,
+                                     std::uint64_t length) {
   MutexLock lock(mu_);
   ++calls_.extents;
   if (Status s = check_range(info_, "extents", offset, length, size_); !s)
     return s.error();
-  return image_.extents(offset.value, length);
+  return image_.extent(offset.value, length);
 }
 
 Status MemoryBackend::cache(DeviceOffset offset, std::uint64_t length) {

@@ -50,26 +50,17 @@ void SparseImage::zero(std::uint64_t offset, std::uint64_t length, bool punch) {
   }
 }
 
-std::vector<Extent> SparseImage::extents(std::uint64_t offset,
-                                         std::uint64_t length) const {
-  std::vector<Extent> result;
+Extent SparseImage::extent(std::uint64_t offset, std::uint64_t length) const {
   const std::uint64_t end = offset + length;
-  const auto add = [&](std::uint64_t n, bool hole) {
-    if (n == 0) return;
-    if (!result.empty() && result.back().hole == hole)
-      result.back().length += n;
-    else
-      result.push_back({n, hole, hole});
-    offset += n;
+  auto page = pages_.lower_bound(offset / kPage);
+  const auto begin = [&] {
+    return page == pages_.end() ? end : std::min(end, page->first * kPage);
   };
-  for (auto page = pages_.lower_bound(offset / kPage);
-       page != pages_.end() && page->first * kPage < end; ++page) {
-    const std::uint64_t begin = page->first * kPage;
-    if (begin > offset) add(begin - offset, true);
-    add(std::min(begin + kPage, end) - offset, false);
-  }
-  add(end - offset, true);
-  return result;
+  if (begin() > offset) return {begin() - offset, true, true};
+  std::uint64_t at = offset;
+  for (; at < end && page != pages_.end() && page->first == at / kPage; ++page)
+    at = std::min(end, (page->first + 1) * kPage);
+  return {at - offset, false, false};
 }
 
 }  // namespace nbd_remap

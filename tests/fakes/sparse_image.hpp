@@ -9,7 +9,6 @@
 #include <array>
 #include <cstdint>
 #include <map>
-#include <vector>
 
 #include "plugins/backend/backend.hpp"
 
@@ -21,7 +20,7 @@ class SparseImage {
   void write(std::uint64_t offset, ConstBytes data);
   // punch: whole pages in the range become holes.
   void zero(std::uint64_t offset, std::uint64_t length, bool punch);
-  std::vector<Extent> extents(std::uint64_t offset, std::uint64_t length) const;
+  Extent extent(std::uint64_t offset, std::uint64_t length) const;
 
  private:
   static constexpr std::uint64_t kPage = 4096;

@@ -42,9 +42,8 @@ class SpottyBackend final : public Backend {
   Status trim(DeviceOffset offset, std::uint64_t length) override {
     return inner_.trim(offset, length);
   }
-  Result<std::vector<Extent>> extents(DeviceOffset offset,
-                                      std::uint64_t length) override {
-    return inner_.extents(offset, length);
+  Result<Extent> extent(DeviceOffset offset, std::uint64_t length) override {
+    return inner_.extent(offset, length);
   }
   Status cache(DeviceOffset offset, std::uint64_t length) override {
     return inner_.cache(offset, length);

@@ -38,9 +38,8 @@ class BorrowedBackend final : public Backend {
   Status trim(DeviceOffset offset, std::uint64_t length) override {
     return disk_.trim(offset, length);
   }
-  Result<std::vector<Extent>> extents(DeviceOffset offset,
-                                      std::uint64_t length) override {
-    return disk_.extents(offset, length);
+  Result<Extent> extent(DeviceOffset offset, std::uint64_t length) override {
+    return disk_.extent(offset, length);
   }
   Status cache(DeviceOffset offset, std::uint64_t length) override {
     return disk_.cache(offset, length);

@@ -30,10 +30,9 @@ class ShieldedBackend final : public Backend {
     const AllocFault::Shield shield;
     return disk_.trim(offset, length);
   }
-  Result<std::vector<Extent>> extents(DeviceOffset offset,
-                                      std::uint64_t length) override {
+  Result<Extent> extent(DeviceOffset offset, std::uint64_t length) override {
     const AllocFault::Shield shield;
-    return disk_.extents(offset, length);
+    return disk_.extent(offset, length);
   }
   Status cache(DeviceOffset offset, std::uint64_t length) override {
     const AllocFault::Shield shield;

@@ -72,9 +72,8 @@ class PatchedDisk final : public Backend {
     return write(offset, std::vector<std::byte>(length), durability);
   }
   Status trim(DeviceOffset, std::uint64_t) override { return {}; }
-  Result<std::vector<Extent>> extents(DeviceOffset,
-                                      std::uint64_t length) override {
-    return std::vector<Extent>{{length, false, false}};
+  Result<Extent> extent(DeviceOffset, std::uint64_t length) override {
+    return Extent{length, false, false};
   }
   Status cache(DeviceOffset, std::uint64_t) override { return {}; }
   Status flush() override { return {}; }

@@ -283,15 +283,14 @@ Status SimDisk::trim(DeviceOffset offset, std::uint64_t length) {
   return change("trim", offset, length, nullptr, Durability::cached);
 }
 
-Result<std::vector<Extent>> SimDisk::extents(DeviceOffset offset,
-                                             std::uint64_t length) {
+Result<Extent> SimDisk::extent(DeviceOffset offset, std::uint64_t length) {
   if (Status s = check_range(info_, "extents", offset, length, bytes_); !s)
     return s.error();
   const Turn turn;
   bool cut = false;
   if (Status s = enter("extents", offset, length, &cut); !s) return s.error();
   // Sectors of zeroes are holes.
-  std::vector<Extent> out;
+  Extent extent;
   const std::uint64_t end = offset.value + length;
   for (std::uint64_t at = offset.value; at < end;) {
     const std::uint64_t next =
@@ -299,13 +298,11 @@ Result<std::vector<Extent>> SimDisk::extents(DeviceOffset offset,
     const std::byte* begin = current_.at(at / kSectorBytes);
     const bool hole = std::all_of(begin, begin + kSectorBytes,
                                   [](std::byte b) { return b == std::byte{}; });
-    if (!out.empty() && out.back().hole == hole)
-      out.back().length += next - at;
-    else
-      out.push_back({next - at, hole, hole});
+    if (extent.length > 0 && extent.hole != hole) break;
+    extent = {extent.length + next - at, hole, hole};
     at = next;
   }
-  return out;
+  return extent;
 }
 
 Status SimDisk::cache(DeviceOffset offset, std::uint64_t length) {

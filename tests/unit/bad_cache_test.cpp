@@ -303,9 +303,8 @@ class FailingWrites final : public Backend {
     return disk_.zero(offset, length, mode, durability);
   }
   Status trim(DeviceOffset, std::uint64_t) override { return {}; }
-  Result<std::vector<Extent>> extents(DeviceOffset offset,
-                                      std::uint64_t length) override {
-    return disk_.extents(offset, length);
+  Result<Extent> extent(DeviceOffset offset, std::uint64_t length) override {
+    return disk_.extent(offset, length);
   }
   Status cache(DeviceOffset, std::uint64_t) override { return {}; }
   Status flush() override { return {}; }

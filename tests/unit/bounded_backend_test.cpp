@@ -76,9 +76,10 @@ TEST(BoundedBackend, is_the_disk_as_long_as_that_answers) {
   ASSERT_TRUE(b.backend->flush());
   ASSERT_TRUE(b.backend->trim(DeviceOffset{0}, 4096));
   ASSERT_TRUE(b.backend->cache(DeviceOffset{0}, 4096));
-  const auto extents = b.backend->extents(DeviceOffset{0}, kMiB);
-  ASSERT_TRUE(extents);
-  EXPECT_FALSE(extents->empty());
+  const auto extent = b.backend->extent(DeviceOffset{0}, kMiB);
+  ASSERT_TRUE(extent);
+  EXPECT_EQ(extent->length, 4096U);
+  EXPECT_TRUE(extent->hole);
   b.memory.enlarge(2 * kMiB);
   EXPECT_EQ(*b.backend->grow(), 2 * kMiB);
   const auto calls = b.memory.calls();
@@ -168,7 +169,7 @@ TEST(ClippedBackend, is_the_beginning_of_a_larger_disk_until_it_grows) {
                              Durability::cached));
   EXPECT_FALSE(clipped->trim(across, 4096));
   EXPECT_FALSE(clipped->cache(across, 4096));
-  EXPECT_FALSE(clipped->extents(across, 4096));
+  EXPECT_FALSE(clipped->extent(across, 4096));
   ASSERT_TRUE(disk.read(DeviceOffset{kMiB / 2}, back));
   EXPECT_EQ(back, filled(4096, 5));
   // What lies beyond is used after it grew.

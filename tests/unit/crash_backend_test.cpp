@@ -140,7 +140,7 @@ TEST(CrashDisk, after_the_cut_everything_fails_until_the_crash_is_over) {
   fails(disk.zero({0}, 512, ZeroMode::may_punch, Durability::fua));
   fails(disk.trim({0}, 512));
   fails(disk.flush());
-  EXPECT_FALSE(disk.extents({0}, 512).ok());
+  EXPECT_FALSE(disk.extent({0}, 512).ok());
   EXPECT_EQ(disk.operations(), 8U);
   disk.crash(1);
   EXPECT_FALSE(disk.power_is_off());

@@ -118,15 +118,23 @@ TEST_P(FileBackend, a_hole_is_punched_where_it_may_be_and_only_there) {
 TEST_P(FileBackend, holes_of_a_sparse_file_are_told_as_they_are) {
   const std::vector<std::byte> data(65536, std::byte{7});
   ASSERT_TRUE(disk_->write({kMiB}, data, Durability::fua).ok());
-  const auto extents = disk_->extents({4096}, 8 * kMiB - 4096);
-  ASSERT_TRUE(extents.ok());
-  ASSERT_EQ(extents->size(), 3U);
-  EXPECT_EQ((*extents)[0].length, kMiB - 4096);
-  EXPECT_TRUE((*extents)[0].hole && (*extents)[0].zeroes);
-  EXPECT_EQ((*extents)[1].length, 65536U);
-  EXPECT_FALSE((*extents)[1].hole || (*extents)[1].zeroes);
-  EXPECT_EQ((*extents)[2].length, 7 * kMiB - 65536);
-  EXPECT_TRUE((*extents)[2].hole && (*extents)[2].zeroes);
+  struct Told {
+    std::uint64_t offset, length;
+    bool hole;
+  };
+  for (const Told& told :
+       {Told{4096, kMiB - 4096, true}, Told{kMiB - 1, 1, true},
+        Told{kMiB, 65536, false}, Told{kMiB + 1, 65535, false},
+        Told{kMiB + 65536, 7 * kMiB - 65536, true}}) {
+    const auto extent = disk_->extent({told.offset}, 8 * kMiB - told.offset);
+    ASSERT_TRUE(extent.ok());
+    EXPECT_EQ(extent->length, told.length) << told.offset;
+    EXPECT_EQ(extent->hole, told.hole) << told.offset;
+    EXPECT_EQ(extent->zeroes, told.hole) << told.offset;
+  }
+  // No more than was asked for.
+  EXPECT_EQ(disk_->extent({0}, 7)->length, 7U);
+  EXPECT_EQ(disk_->extent({kMiB}, 7)->length, 7U);
 }
 
 TEST_P(FileBackend, what_it_wrote_another_reader_of_the_file_sees) {

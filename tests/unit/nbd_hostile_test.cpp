@@ -3,6 +3,7 @@
 // an abort, never bytes that nobody sent.
 #include <gtest/gtest.h>
 
+#include <atomic>
 #include <cerrno>
 #include <random>
 
@@ -18,6 +19,7 @@ using std::chrono::seconds;
 constexpr std::uint16_t kNone = 0;
 constexpr std::uint16_t kData = 1;
 constexpr std::uint16_t kStatus = 5;
+constexpr std::uint16_t kReqOne = 1 << 3;  // NBD_CMD_FLAG_REQ_ONE
 
 Status read_block(Backend& disk) {
   std::vector<std::byte> buffer(4096);
@@ -94,24 +96,48 @@ TEST(NbdHostile, an_answer_to_a_question_never_asked_ends_the_connection) {
 }
 
 TEST(NbdHostile, extents_are_clamped_to_what_was_asked) {
-  const FakeNbdServer server({}, [](const FakeRequest& request) {
-    return status_reply(request,
-                        {{0, 3}, {512, 0}, {0, 1}, {0xFFFFFE00, 3}, {512, 0}});
+  std::atomic<bool> begins_with_data{true};
+  std::atomic<int> asked_for_one{0};
+  const FakeNbdServer server({}, [&](const FakeRequest& request) {
+    if (request.flags & kReqOne) ++asked_for_one;
+    return begins_with_data
+               ? status_reply(request, {{0, 3}, {512, 0}, {0, 1}, {512, 3}})
+               : status_reply(request, {{0xFFFFFE00, 3}, {512, 0}});
   });
   const auto disk = open_nbd(server.uri());
-  const auto extents = disk->extents({1024}, 4096);
-  ASSERT_TRUE(extents.ok()) << extents.error().text();
-  ASSERT_EQ(extents->size(), 2U);
-  EXPECT_EQ((*extents)[0].length, 512U);
-  EXPECT_FALSE((*extents)[0].zeroes);
-  EXPECT_EQ((*extents)[1].length, 4096U - 512);
-  EXPECT_TRUE((*extents)[1].zeroes && (*extents)[1].hole);
+  const auto extent = disk->extent({1024}, 4096);
+  ASSERT_TRUE(extent.ok()) << extent.error().text();
+  EXPECT_EQ(extent->length, 512U);
+  EXPECT_FALSE(extent->zeroes || extent->hole);
   // The first 100 bytes of the server's first block are not ours.
-  const auto rest = disk->extents({1124}, 500);
-  ASSERT_TRUE(rest.ok());
-  ASSERT_EQ(rest->size(), 2U);
-  EXPECT_EQ((*rest)[0].length, 412U);
-  EXPECT_EQ((*rest)[1].length, 88U);
+  EXPECT_EQ(disk->extent({1124}, 500)->length, 412U);
+  begins_with_data = false;
+  const auto far = disk->extent({1024}, 4096);
+  ASSERT_TRUE(far.ok());
+  EXPECT_EQ(far->length, 4096U);
+  EXPECT_TRUE(far->zeroes && far->hole);
+  EXPECT_EQ(disk->extent({1124}, 500)->length, 500U);
+  EXPECT_EQ(asked_for_one, 4);  // a server that looks for more does it in vain
+}
+
+// A server that has smaller units than ours: what it says ends before the
+// question begins.
+TEST(NbdHostile, an_extent_that_ends_within_a_sector_is_of_no_use_behind_it) {
+  const FakeNbdServer server({}, [&](const FakeRequest& request) {
+    return status_reply(request, {{100, 3}, {412, 0}});
+  });
+  const auto disk = open_nbd(server.uri());
+  const auto hole = disk->extent({1024}, 4096);
+  ASSERT_TRUE(hole.ok()) << hole.error().text();
+  EXPECT_EQ(hole->length, 100U);
+  EXPECT_TRUE(hole->hole);
+  for (const std::uint64_t skip : {100U, 511U}) {
+    const auto extent = disk->extent({1024 + skip}, 4096);
+    ASSERT_TRUE(extent.ok()) << extent.error().text();
+    EXPECT_EQ(extent->length, 512 - skip);
+    EXPECT_FALSE(extent->zeroes || extent->hole);
+  }
+  EXPECT_EQ(disk->extent({1124}, 7)->length, 7U);
 }
 
 TEST(NbdHostile, no_extents_of_use_mean_data) {
@@ -121,18 +147,17 @@ TEST(NbdHostile, no_extents_of_use_mean_data) {
                            : structured_reply(request, kNone, "");
     });
     const auto disk = open_nbd(server.uri(), milliseconds(200));
-    const auto extents = disk->extents({0}, 4096);
-    if (!extents.ok()) {  // libnbd may call it a broken protocol
-      EXPECT_EQ(extents.error().error_class, ErrorClass::transport);
+    const auto extent = disk->extent({0}, 4096);
+    if (!extent.ok()) {  // libnbd may call it a broken protocol
+      EXPECT_EQ(extent.error().error_class, ErrorClass::transport);
       continue;
     }
-    ASSERT_EQ(extents->size(), 1U);
-    EXPECT_EQ(extents->front().length, 4096U);
-    EXPECT_FALSE(extents->front().zeroes || extents->front().hole);
+    EXPECT_EQ(extent->length, 4096U);
+    EXPECT_FALSE(extent->zeroes || extent->hole);
   }
 }
 
-TEST(NbdHostile, a_million_extents_are_not_kept) {
+TEST(NbdHostile, of_a_million_extents_one_is_kept) {
   FakeNbdExport exported;
   exported.size = 1ULL << 40;
   const FakeNbdServer server(exported, [&](const FakeRequest& request) {
@@ -141,9 +166,9 @@ TEST(NbdHostile, a_million_extents_are_not_kept) {
                             1 << 20, {512, 0}));
   });
   const auto disk = open_nbd(server.uri());
-  const auto extents = disk->extents({0}, 1ULL << 40);
-  ASSERT_TRUE(extents.ok()) << extents.error().text();
-  EXPECT_EQ(extents->size(), 65536U);
+  const auto extent = disk->extent({0}, 1ULL << 40);
+  ASSERT_TRUE(extent.ok()) << extent.error().text();
+  EXPECT_EQ(extent->length, 512U);
 }
 
 TEST(NbdHostile, an_unknown_errno_is_an_error_that_does_not_remap) {

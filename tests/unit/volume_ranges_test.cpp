@@ -112,10 +112,11 @@ TEST(VolumeZero, a_slot_stays_allocated) {
   MixedRig rig;
   rig.spare.clear_trace();
   ASSERT_EQ(rig.zero(rig.at(3), 4096), 0);
-  const auto extents = rig.spare_disk.extents(
+  const auto extent = rig.spare_disk.extent(
       DeviceOffset{rig.slot(rig.entry(3).slot_or_none)}, 4096);
-  ASSERT_TRUE(extents);
-  for (const Extent& extent : *extents) EXPECT_FALSE(extent.hole);
+  ASSERT_TRUE(extent);
+  EXPECT_EQ(extent->length, 4096U);
+  EXPECT_FALSE(extent->hole);
 }
 
 TEST(VolumeZero, a_fast_one_is_refused_with_nothing_changed_unless_fast) {
@@ -220,12 +221,12 @@ TEST(VolumeExtents, an_answer_that_reaches_too_far_is_clamped) {
     Status trim(DeviceOffset o, std::uint64_t n) override {
       return disk_.trim(o, n);
     }
-    Result<std::vector<Extent>> extents(DeviceOffset, std::uint64_t) override {
+    Result<Extent> extent(DeviceOffset, std::uint64_t) override {
       return answer;
     }
     Status cache(DeviceOffset, std::uint64_t) override { return {}; }
     Status flush() override { return {}; }
-    std::vector<Extent> answer;
+    Extent answer;
 
    private:
     MemoryBackend disk_{4 << 20};
@@ -237,18 +238,22 @@ TEST(VolumeExtents, an_answer_that_reaches_too_far_is_clamped) {
   const auto volume =
       open_volume(main, spare, {}, clock, [](LogLevel, std::string_view) {});
   const std::uint64_t far = ~std::uint64_t{0};
-  for (const auto& answer : std::vector<std::vector<Extent>>{
-           {},
-           {{0, true, true}},
-           {{far, true, true}},
-           {{100, true, true}, {far, false, false}},
-           {{1, true, true}, {far, true, true}, {far, true, true}}}) {
+  const auto told = [&](Extent answer) {
     main.answer = answer;
     const auto extent = volume->extent(VolumeOffset{1000}, 5000);
-    ASSERT_TRUE(extent);
-    EXPECT_GT(extent->length, 0U);
-    EXPECT_LE(extent->length, 5000U);
+    EXPECT_TRUE(extent);
+    return *extent;
+  };
+  for (const std::uint64_t length : {std::uint64_t{5001}, far}) {
+    const Extent extent = told({length, true, true});
+    EXPECT_EQ(extent.length, 5000U);
+    EXPECT_TRUE(extent.hole && extent.zeroes);
   }
+  EXPECT_EQ(told({1, true, true}).length, 1U);
+  // Of nothing nothing is known.
+  const Extent none = told({0, true, true});
+  EXPECT_EQ(none.length, 5000U);
+  EXPECT_FALSE(none.hole || none.zeroes);
 }
 
 }  // namespace
