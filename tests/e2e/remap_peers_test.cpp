@@ -24,7 +24,6 @@ class RemapPeers : public testing::TestWithParam<bool> {
     if (bad()) {
       disk_ = std::make_unique<BadDisk>(
           dir_, "disk", main, Words{"bad-percent=1", "mode=both", "seed=4"});
-      disk_->start();
       main = disk_->uri();
     }
     const std::string spare = dir_.make_file("spare.img", 32 << 20);
