@@ -179,6 +179,12 @@ void HistoryOwner::act(const std::string& action) {
     counts_[name] += count.get<std::uint64_t>();
 }
 
+json HistoryOwner::scans() {
+  const auto answer = http_request(control_, "GET", volume_path_ + "/scan", "");
+  if (!answer) throw std::runtime_error(answer.error().text());
+  return json::parse(answer->body);
+}
+
 // Mistake 16: under load, and the map stays what it was.
 void HistoryOwner::quiesce() {
   if (post("/quiesce?seconds=20") != 409) post("/resume");
@@ -193,9 +199,11 @@ void HistoryOwner::spoil() {
   const std::uint64_t sectors = reads ? 1 + random_() % 3 : 1 + random_() % 24;
   BadSectors bad{random_() % (load_.sectors - sectors), sectors,
                  history_clock(), 0};
-  disk_->add_bad(
-      {{"ranges", fmt::format("{}+{}", bad.first, bad.sectors)},
-       {"mode", reads ? (random_() % 3 ? "read" : "both") : "write"}});
+  json what{{"ranges", fmt::format("{}+{}", bad.first, bad.sectors)},
+            {"mode", reads ? (random_() % 3 ? "read" : "both") : "write"}};
+  // Read at a later try: the scanner's business.
+  if (reads && random_() % 3 == 0) what["transient"] = 1 + random_() % 3;
+  disk_->add_bad(what);
   bad.end = history_clock();
   if (reads) bad_.push_back(bad);
 }
@@ -218,13 +226,15 @@ void HistoryOwner::work(const std::atomic<bool>& stop,
       }
       continue;
     }
-    const auto what = random_() % 43;
+    const auto what = random_() % 46;
     if (what < 18)
       act("remap");
     else if (what < 36)
       act("unmap");
     else if (what < 42)
       act("retest");
+    else if (what < 45)
+      post("/scan/start");
     else
       quiesce();
   }

@@ -2,8 +2,8 @@
 // SPDX-License-Identifier: BSD-3-Clause
 // What the history test does to a volume, all at once: clients that read,
 // write, zero, trim and flush overlapping ranges and record what they saw, and
-// an owner who moves blocks to SPARE and back, makes sectors of the disk bad,
-// and heals them.
+// an owner who moves blocks to SPARE and back, begins scans, makes sectors of
+// the disk bad, and heals them.
 //
 // Ranges   Begin and end at a sector, or at one odd word of it that the round
 //          chooses: that keeps the number of different histories small, which
@@ -80,6 +80,7 @@ class HistoryOwner {
   // Blocks, by what became of them ("remapped", "unmapped"), of all actions.
   const std::map<std::string, std::uint64_t>& counts() const { return counts_; }
   std::uint64_t actions() const { return actions_; }
+  json scans();  // what the control socket says of them
   const std::string& surprise() const { return surprise_; }
 
  private:

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: BSD-3-Clause
 // Whether what six clients of a real server see at once could have happened on
 // a plain disk (contract C1, C7, C8, C13; mistakes 2, 5, 16, 22), while blocks
-// move to SPARE and back and sectors go bad under them.
+// move to SPARE and back, scans go on, and sectors go bad under them.
 //
 // In rounds, so that any number of requests is judged in bounded memory: at the
 // end of each all is read, which is where the next one begins. The threads are
@@ -95,7 +95,9 @@ class VolumeHistory : public testing::Test {
               << " actions of the owner";
     for (const auto& [name, count] : owner.counts())
       std::cout << ", " << count << " " << name;
-    std::cout << "\n";
+    const json scans = owner.scans();
+    std::cout << ", " << scans["passes"] << " scans, " << scans["rescued"]
+              << " rescued\n";
     // Contract E1: what was to happen beside it did happen.
     const auto happened = [&](const char* name) {
       const auto it = owner.counts().find(name);
@@ -103,6 +105,7 @@ class VolumeHistory : public testing::Test {
     };
     EXPECT_GE(happened("remapped"), 1U);
     EXPECT_GE(happened("unmapped"), 1U);
+    EXPECT_GE(scans["passes"], 1);
     EXPECT_EQ(volume_->show()["main"]["failed"], false);
     clients_.clear();
     EXPECT_EQ(volume_->stop().code, 0) << volume_->log();
