@@ -27,8 +27,10 @@ dump() {
   echo "--- the guest after $(cut -d ' ' -f 1 /proc/uptime) s"
   echo "threads that read replies: $(readers)"
   cat /proc/net/tcp /sys/block/nbd*/inflight
+  grep -E '^(MemTotal|MemFree|MemAvailable|Dirty|Writeback|Unevictable)' \
+    /proc/meminfo
   echo w >/proc/sysrq-trigger
-  dmesg | tail -n 80
+  dmesg | tail -n 100
   if [ -e /run/volume.log ]; then
     echo "--- the server in the guest"
     tail -n 15 /run/volume.log

@@ -8,6 +8,8 @@
 #
 #   WORKING          checks are over
 #   ACK WRITER N     everything up to number N is durable
+#   STOPPED WRITER   something failed: right only when the disks lose their power
+#                    before the machine does
 #   END 0            the last start: all was checked and stopped in order
 #
 # By the kernel's command line: KIND (ext4, btrfs, or postgres, which is a database
@@ -193,27 +195,31 @@ work_is_right() {
   log_is_right "$acked"
   log=$found
 }
+writer() {
+  case $1 in
+    one) work_on_files one $one ;;
+    two) work_on_files two $two ;;
+    records) work_on_records $records ;;
+    log) work_on_log $log ;;
+    noise)
+      make_noise
+      return # for want of room, perhaps
+      ;;
+    rows) insert_rows $rows ;;
+    transfers) transfer $transfers ;;
+    *) fail "WORK=$WORK" ;;
+  esac
+  say "STOPPED $1"
+  dump >&2
+}
 begin_to_work() {
   [ "$KIND" != postgres ] || start_database
   case $KIND-$WORK in
-    postgres-all)
-      insert_rows $rows &
-      transfer $transfers &
-      ;;
-    *-all)
-      work_on_files one $one &
-      work_on_files two $two &
-      work_on_records $records &
-      work_on_log $log &
-      make_noise &
-      ;;
-    *-one) work_on_files one $one & ;;
-    *-records) work_on_records $records & ;;
-    *-log) work_on_log $log & ;;
-    *-rows) insert_rows $rows & ;;
-    *-transfers) transfer $transfers & ;;
-    *) fail "WORK=$WORK" ;;
+    postgres-all) writers="rows transfers" ;;
+    *-all) writers="one two records log noise" ;;
+    *) writers=$WORK ;;
   esac
+  for who in $writers; do writer "$who" & done
 }
 
 # --- The file systems ---------------------------------------------------
