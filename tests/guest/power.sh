@@ -77,7 +77,7 @@ work_on_files() {
 # be torn; a torn one has lines of two numbers.
 record() {
   yes "$(line records "$1")" | dd iflag=fullblock of=/mnt/records bs=8192 \
-    count=1 seek=$(($1 % 16)) conv=notrunc 2>/dev/null && sync -d /mnt/records
+    count=1 seek=$(($1 % 16)) conv=notrunc status=none && sync -d /mnt/records
 }
 records_are_right() {
   found=$1
@@ -215,7 +215,7 @@ writer() {
 begin_to_work() {
   [ "$KIND" != postgres ] || start_database
   case $KIND-$WORK in
-    postgres-all) writers="rows transfers" ;;
+    postgres-all) writers="rows transfers noise" ;;
     *-all) writers="one two records log noise" ;;
     *) writers=$WORK ;;
   esac
