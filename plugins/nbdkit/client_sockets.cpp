@@ -72,6 +72,11 @@ std::vector<int> open_sockets() {
   return sockets;
 }
 
+ino_t inode_of(int fd) {
+  struct stat st {};
+  return ::fstat(fd, &st) == 0 ? st.st_ino : 0;
+}
+
 bool by_service_manager() {
   // nbdkit takes LISTEN_FDS out of the environment; here it is as it was.
   std::ifstream environment("/proc/self/environ");
@@ -96,6 +101,11 @@ ListeningSockets listening_sockets() {
     if (::lstat(path.c_str(), &st) == 0)
       out.files.push_back({path, st.st_dev, st.st_ino});
   }
+  if (!out.addresses.empty()) return out;
+  // Standard error may be a socket too, the journal's.
+  for (int fd : open_sockets())
+    if (inode_of(fd) != inode_of(STDERR_FILENO))
+      out.standard_input.insert(inode_of(fd));
   return out;
 }
 
@@ -104,7 +114,7 @@ int shutdown_client_sockets(const ListeningSockets& listening) {
   for (int fd : open_sockets()) {
     if (is_listening(fd)) continue;
     const auto address = local_address(fd);
-    const bool client = fd <= STDOUT_FILENO ||
+    const bool client = listening.standard_input.count(inode_of(fd)) != 0 ||
                         (address && listening.addresses.count(*address) != 0);
     if (client && ::shutdown(fd, SHUT_RDWR) == 0) ++count;
   }

@@ -4,8 +4,9 @@
 // the handshake or not reading. So a stop shuts the clients' sockets itself.
 //
 // A client's socket is known by its local address, which is that of a socket
-// that nbdkit listens on (or it is standard input of nbdkit -s). Our own
-// connections to remotes and the control socket have other local addresses.
+// that nbdkit listens on. Our own connections to remotes and the control socket
+// have other local addresses. nbdkit -s listens on none: it was started with
+// its client's.
 
 #include <sys/types.h>
 
@@ -24,10 +25,11 @@ struct ListeningSockets {
   };
   std::set<std::string> addresses;
   std::vector<File> files;  // not those of a service manager, which keeps them
+  std::set<ino_t> standard_input;  // of nbdkit -s, which keeps two descriptors
 };
 
 // Those of this process. REQUIRES: nbdkit has bound its own, and there is no
-// control socket yet.
+// control socket and no connection to a remote yet.
 ListeningSockets listening_sockets();
 
 // Returns how many sockets were shut down.

@@ -247,7 +247,11 @@ void VolumeServer::wait_and_close() {
 
 void VolumeServer::stop() {
   ending_ = true;
-  if (waiter_.joinable()) waiter_.join();
+  if (waiter_.joinable()) {
+    // nbdkit -s ends when its client leaves, and tells nobody.
+    host_.shutdown();
+    waiter_.join();
+  }
   if (control_) {
     const auto began = steady_clock::now();
     control_->stop();

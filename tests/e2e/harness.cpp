@@ -166,6 +166,15 @@ Words nbdkit_environment() {
 #endif
 }
 
+// ASan is slower than what is promised.
+std::chrono::milliseconds promised_stop() {
+#ifdef LIBASAN
+  return 5s;
+#else
+  return 1s;
+#endif
+}
+
 Ended run_nbdkit(const Words& words, std::chrono::milliseconds bound) {
   Words all{nbdkit_program()};
   all.insert(all.end(), words.begin(), words.end());

@@ -86,6 +86,8 @@ bool have_program(const std::string& name);
 // nbdkit and what it needs in its environment (libasan, in such a build).
 std::string nbdkit_program();
 Words nbdkit_environment();
+// How soon a server has ended after it was told to (contract L2).
+std::chrono::milliseconds promised_stop();
 Ended run_nbdkit(const Words& words, std::chrono::milliseconds bound = 20s);
 
 // One nbdkit in the foreground on the Unix socket DIR/NAME.sock, with its log

@@ -20,15 +20,6 @@ namespace {
 namespace fs = std::filesystem;
 constexpr std::uint64_t kStep = 7;
 
-// ASan is slower than what is promised.
-std::chrono::milliseconds promised() {
-#ifdef LIBASAN
-  return 5s;
-#else
-  return 1s;
-#endif
-}
-
 // For so many scattered mappings, at least.
 std::uint64_t main_bytes_for(std::uint64_t mappings) {
   return std::max<std::uint64_t>(16 << 20, (mappings * kStep + 1) * 4096);
@@ -164,7 +155,7 @@ TEST_P(RemapStopWith, ends_in_time_and_in_order) {
   const Ended ended = volume_->wait(15s);
   const auto took = std::chrono::steady_clock::now() - began;
   EXPECT_EQ(ended.code, 0) << ended.err;
-  EXPECT_LT(took, promised());
+  EXPECT_LT(took, promised_stop());
   expect_ordered_stop(ended.err);
   EXPECT_FALSE(fs::exists(volume_->control()));
   EXPECT_FALSE(fs::exists(volume_->socket()));
@@ -205,7 +196,7 @@ TEST_F(RemapStop, a_million_mappings_load_and_stop_in_time) {
   }
   const Ended ended = volume_->stop();
   EXPECT_EQ(ended.code, 0) << ended.err;
-  EXPECT_LT(ended.took, promised());
+  EXPECT_LT(ended.took, promised_stop());
   expect_ordered_stop(ended.err);
   EXPECT_TRUE(survey(spare_).chosen().closed);
 }
@@ -229,7 +220,7 @@ TEST_F(RemapStop, a_changed_map_of_a_million_stops_in_time_under_load) {
     volume.child().send(SIGTERM);
     const auto began = std::chrono::steady_clock::now();
     const Ended ended = volume.wait(15s);
-    EXPECT_LT(std::chrono::steady_clock::now() - began, promised());
+    EXPECT_LT(std::chrono::steady_clock::now() - began, promised_stop());
     EXPECT_EQ(ended.code, 0) << ended.err;
     expect_ordered_stop(ended.err);
   }
@@ -254,7 +245,7 @@ TEST_F(RemapStop, in_the_middle_of_an_error_storm) {
   const Ended ended = volume.stop();
   writer.join();
   EXPECT_EQ(ended.code, 0) << ended.err;
-  EXPECT_LT(ended.took, promised());
+  EXPECT_LT(ended.took, promised_stop());
   expect_ordered_stop(ended.err);
   volume.start();
   EXPECT_GE(volume.show()["blocks"]["remapped"], acked.load());
