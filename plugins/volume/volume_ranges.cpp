@@ -98,7 +98,8 @@ Status Volume::zero_chunk(VolumeOffset offset, std::uint64_t length,
 }
 
 // Blocks that the table knows keep their content: unspecified is allowed, and
-// a mapping is not dropped for a hint.
+// a mapping is not dropped for a hint. So do those whose place is in doubt:
+// what a trim made zeroes must not be there again after a restart.
 Status Volume::trim(VolumeOffset offset, std::uint64_t length,
                     Durability durability) {
   return request(Op::trim, offset, length, true, [&]() -> Status {
@@ -108,6 +109,7 @@ Status Volume::trim(VolumeOffset offset, std::uint64_t length,
       const VolumeOffset at{offset.value + done};
       const std::uint64_t n = std::min(kStepBytes, length - done);
       Status status = locked(Mode::shared, at, n, [&]() -> Status {
+        if (!healer_->check_doubt(at, n)) return {};
         for (const Piece& piece :
              split_request(at, n, store_->table(), store_->layout())) {
           if (piece.place != Piece::Place::clean) continue;

@@ -180,7 +180,15 @@ TEST(Sim, what_was_found_once_stays_mended) {
       round({{Kind::replace, 0, 5632, false}, {Kind::replace, 0, 5632, false}},
             true)};
   apart.rounds.front().ordered_stop = true;
-  for (SimPlan* plan : {&doubt, &last, &back, &apart})
+  SimPlan again;  // trimmed after a move that failed, and was there
+  again.rounds = {round({{Kind::write, 0, 488, true},
+                         {Kind::fail_flush, 3072, 4608, true},
+                         {Kind::remap, 0, 4096, false},
+                         {Kind::trim, 0, 4071, false},
+                         {Kind::read, 0, 487, false}},
+                        true),
+                  round({{Kind::look, 0, 512, false}}, true)};
+  for (SimPlan* plan : {&doubt, &last, &back, &apart, &again})
     for (plan->seed = 1; plan->seed <= 200; ++plan->seed) {
       const SimOutcome outcome = run_sim(*plan);
       ASSERT_EQ(outcome.violation, "") << describe(*plan);
