@@ -234,6 +234,18 @@ TEST_F(SpareRestore, a_disk_that_says_what_cannot_be_or_cannot_be_read) {
   patch(*far, [](Superblock& sb) { sb.sequence = kMaxSequence + 1; });
   expect_no(*far, {uuid_, true}, "can be read, not written");
 
+  // No superblock, and a record that no server wrote.
+  const auto odd = twin_of(spare());
+  ruin_maps(*odd, true);
+  Record record;
+  record.uuid = uuid_;
+  record.sequence = kMaxSequence + 1;
+  AlignedBuffer bytes(worn_.layout.block_bytes);
+  pack_record(record, bytes.bytes());
+  ASSERT_TRUE(odd->write(worn_.layout.record(CopyIndex::head, 0), bytes.bytes(),
+                         Durability::cached));
+  expect_no(*odd, {uuid_, true}, "shows an impossible sequence");
+
   // No superblock, and then the disk goes.
   const auto ruined = twin_of(spare());
   ruin_maps(*ruined, true);

@@ -216,6 +216,27 @@ TEST(StateArea, what_was_there_is_not_of_the_next_spare) {
   EXPECT_TRUE(read(*pair.open()->state_area(), StateKind::scan).empty());
 }
 
+// The last sequence that can be read: what went beyond it would be lost.
+TEST(StateArea, after_the_last_sequence_nothing_is_written) {
+  Pair pair(kBytes);
+  auto store = pair.open();
+  StateHeader last;
+  last.kind = static_cast<std::uint32_t>(StateKind::scan);
+  last.uuid = store->status().superblock.uuid;
+  last.sequence = kMaxCount;
+  AlignedBuffer bytes(kMaxBlockBytes);
+  pack_state(last, text("last"),
+             bytes.bytes().first(kStateHeaderBytes + text("last").size()));
+  ASSERT_TRUE(
+      pair.spare.write(DeviceOffset{place(store->layout(), StateKind::scan, 0)},
+                       bytes.bytes(), Durability::cached));
+  StateArea& area = *store->state_area();
+  const Status status = area.write(StateKind::scan, text("more"));
+  ASSERT_FALSE(status);
+  EXPECT_EQ(status.error().errnum, EUCLEAN);
+  EXPECT_EQ(read(area, StateKind::scan), text("last"));
+}
+
 TEST(StateArea, an_unreadable_place_leaves_the_other_one) {
   MemoryBackend memory(kBytes);
   FaultyBackend spare(memory);
