@@ -11,7 +11,10 @@
 
 #include <chrono>
 #include <cstdlib>
+#include <filesystem>
+#include <fstream>
 #include <iostream>
+#include <iterator>
 
 #include "tests/wire_hostile/wire_fixture.hpp"
 #include "tests/wire_hostile/wire_session.hpp"
@@ -93,6 +96,30 @@ TEST_F(WireMutation, no_session_harms_another_one) {
   // They got as far as the volume.
   EXPECT_GE(world->volume->show()["requests"]["read"], reads + count / 20);
   EXPECT_GE(received, count * 100);
+  end_world(world);
+}
+
+// What tests/fuzz/wire keeps, over the same kind of disk.
+TEST_F(WireMutation, no_session_that_was_kept_harms_another_one) {
+  auto world = make_world(kSize, "bad-percent=2");
+  std::uint64_t received = 0;
+  std::uint64_t count = 0;
+  for (const auto& file : std::filesystem::directory_iterator(WIRE_CORPUS)) {
+    std::ifstream in(file.path(), std::ios::binary);
+    const std::string session(std::istreambuf_iterator<char>(in), {});
+    for (const Leaves leaves : {Leaves::last, Leaves::amid, Leaves::at_once}) {
+      RawClient client(world->volume->socket());
+      ASSERT_TRUE(play(client, session, leaves, &received)) << file << " hangs";
+    }
+    if (++count % 20 == 0) {
+      ASSERT_NO_FATAL_FAILURE(check_old(*world)) << file;
+    }
+  }
+  check_world(*world);
+  EXPECT_GE(count, 50U);
+  EXPECT_GE(received, count * 100);
+  EXPECT_GE(world->disk->fired("read"), count / 4);
+  EXPECT_GE(world->disk->fired("write"), count / 4);
   end_world(world);
 }
 
