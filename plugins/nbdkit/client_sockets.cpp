@@ -102,9 +102,10 @@ ListeningSockets listening_sockets() {
       out.files.push_back({path, st.st_dev, st.st_ino});
   }
   if (!out.addresses.empty()) return out;
-  // Standard error may be a socket too, the journal's.
+  // Any other socket that was left open for us is not ours to shut.
+  std::set<ino_t> once;
   for (int fd : open_sockets())
-    if (inode_of(fd) != inode_of(STDERR_FILENO))
+    if (fd > STDERR_FILENO && !once.insert(inode_of(fd)).second)
       out.standard_input.insert(inode_of(fd));
   return out;
 }

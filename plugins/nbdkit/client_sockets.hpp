@@ -6,7 +6,7 @@
 // A client's socket is known by its local address, which is that of a socket
 // that nbdkit listens on. Our own connections to remotes and the control socket
 // have other local addresses. nbdkit -s listens on none: it was started with
-// its client's.
+// its client's, and has it twice, for standard input and standard output.
 
 #include <sys/types.h>
 
@@ -25,7 +25,7 @@ struct ListeningSockets {
   };
   std::set<std::string> addresses;
   std::vector<File> files;  // not those of a service manager, which keeps them
-  std::set<ino_t> standard_input;  // of nbdkit -s, which keeps two descriptors
+  std::set<ino_t> standard_input;  // of nbdkit -s
 };
 
 // Those of this process. REQUIRES: nbdkit has bound its own, and there is no

@@ -30,6 +30,10 @@ class RemapStdio : public testing::Test {
     UniqueFd ours(ends[0]);
     const UniqueFd theirs(ends[1]);
     ASSERT_EQ(::fcntl(ours.get(), F_SETFD, FD_CLOEXEC), 0);
+    // The server finds it open too, and it is none of its own.
+    ASSERT_EQ(::socketpair(AF_UNIX, SOCK_STREAM, 0, ends.data()), 0);
+    foreign_ = UniqueFd(ends[0]);
+    foreign_peer_ = UniqueFd(ends[1]);
     const std::string n = std::to_string(theirs.get());
     server_ = std::make_unique<Child>(
         Words{"bash", "-c", "exec \"$@\" <&" + n + " >&" + n + " " + n + "<&-",
@@ -51,6 +55,7 @@ class RemapStdio : public testing::Test {
     EXPECT_LT(ended.took, promised_stop()) << ended.err;
     EXPECT_EQ(count_of(ended.err, "marked clean"), 1U) << ended.err;
     EXPECT_FALSE(std::filesystem::exists(control_));
+    EXPECT_EQ(::send(foreign_.get(), "x", 1, MSG_NOSIGNAL), 1);
     std::ifstream main(main_, std::ios::binary);
     std::string found(4096 + data_.size(), '\0');
     EXPECT_TRUE(
@@ -63,6 +68,8 @@ class RemapStdio : public testing::Test {
   const std::string spare_ = dir_.make_file("spare.img", 2 << 20);
   const std::string control_ = dir_.file("ctl");
   const std::string data_ = pattern(1, 4096);
+  UniqueFd foreign_;
+  UniqueFd foreign_peer_;
   std::unique_ptr<Child> server_;
   std::unique_ptr<nbd_handle, decltype(&nbd_close)> client_{nullptr, nbd_close};
 };
