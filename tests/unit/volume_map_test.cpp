@@ -345,7 +345,7 @@ TEST(VolumeMap, what_cannot_be_asked_changes_nothing) {
 
 // The log fails while a block of content 1 changes its place: after a restart
 // it may be found in either.
-void each_move_in_doubt(const std::function<void(Rig&)>& then) {
+void each_move_in_doubt(void (*then)(Rig&)) {
   for (const MapAction action : {MapAction::remap, MapAction::unmap}) {
     int lost = 0;
     for (std::uint64_t nth = 1; nth < 20; ++nth) {
